@@ -1,0 +1,202 @@
+//! The vocabulary: what is asked of Datadog, with whose keys, and what came back.
+
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::Instant;
+use url::Url;
+
+/// A query and the account it is read with: the unit that is fetched, kept and refreshed.
+/// Triggers with equal demands share one reading.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Demand {
+    pub account: Arc<Account>,
+    pub query: Query,
+}
+
+/// One value of a trigger's `query` key, and the time it looks at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Query {
+    /// As written: never stripped, prefixed or normalised.
+    pub text: Arc<str>,
+    pub window: Window,
+}
+
+/// The span `[now − offset − age, now − offset]`, in whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    pub age: u64,
+    pub offset: u64,
+}
+
+/// Where to ask and as whom. Two accounts with the same address and keys are the same,
+/// whatever named them.
+pub struct Account {
+    base_url: Url,
+    keys: Keys,
+}
+
+/// What authenticates a request. `Debug` shows which kind it is and nothing else.
+#[derive(Clone)]
+pub enum Keys {
+    /// `DD-API-KEY` and `DD-APPLICATION-KEY`.
+    Pair { api: SecretString, app: SecretString },
+    /// A personal (`ddpat_`) or service (`ddsat_`) access token, which needs no API key:
+    /// <https://docs.datadoghq.com/account_management/personal-access-tokens/>.
+    Bearer(SecretString),
+}
+
+/// What Datadog answered to one demand. An answer without a single point is a reading
+/// too: it says that there is no data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    pub series: Box<[Series]>,
+    /// End of the window that was asked for, in milliseconds since the Unix epoch.
+    pub window_end_ms: i64,
+    /// When the answer had come in.
+    pub taken_at: Instant,
+    /// How long it is good for: the next one falls due at `taken_at + interval`.
+    pub interval: Duration,
+}
+
+/// One line of a graph: a query, or one group of a `by {tag}` query.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// Datadog's own spelling of the tags, `*` or `env:prod,host:a`.
+    pub scope: Box<str>,
+    /// Width of a point's bucket, where it can be told.
+    pub step: Option<Duration>,
+    /// Oldest first; only points that have a value, and that value is finite.
+    pub points: Box<[Point]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// Start of the bucket, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    pub value: f64,
+}
+
+impl Account {
+    /// `base_url` is the address of the API without a path, such as `https://api.datadoghq.eu`.
+    pub fn new(base_url: Url, keys: Keys) -> Self {
+        Self { base_url, keys }
+    }
+
+    pub fn base_url(&self) -> &Url {
+        &self.base_url
+    }
+
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Host and, unless it is the scheme's own, port: what messages name the account by.
+    pub fn host(&self) -> String {
+        let host = self.base_url.host_str().unwrap_or_default();
+        match self.base_url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+
+    /// Datadog may quote a key back in an error; the text is not passed on with it.
+    pub fn redact(&self, text: &str) -> String {
+        self.keys
+            .secrets()
+            .into_iter()
+            .filter(|secret| !secret.is_empty())
+            .fold(text.to_owned(), |text, secret| text.replace(secret, "[redacted]"))
+    }
+}
+
+impl Keys {
+    fn secrets(&self) -> [&str; 2] {
+        match self {
+            Keys::Pair { api, app } => [api.expose_secret(), app.expose_secret()],
+            Keys::Bearer(token) => [token.expose_secret(), ""],
+        }
+    }
+}
+
+impl Reading {
+    pub fn due_at(&self) -> Instant {
+        self.taken_at + self.interval
+    }
+
+    /// Points of the fullest series: a trigger that looks further back than this finds nothing.
+    pub fn depth(&self) -> usize {
+        self.series.iter().map(|series| series.points.len()).max().unwrap_or(0)
+    }
+}
+
+impl PartialEq for Account {
+    fn eq(&self, other: &Self) -> bool {
+        self.base_url == other.base_url && self.keys.secrets() == other.keys.secrets()
+    }
+}
+
+impl Eq for Account {}
+
+impl Hash for Account {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.base_url.hash(state);
+        self.keys.secrets().hash(state);
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account")
+            .field("host", &self.host())
+            .field("keys", &self.keys)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Keys::Pair { .. } => "Pair([redacted])",
+            Keys::Bearer(_) => "Bearer([redacted])",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(url: &str, api: &str) -> Account {
+        let keys = Keys::Pair { api: api.into(), app: "the-app-key".into() };
+        Account::new(url.parse().unwrap(), keys)
+    }
+
+    #[test]
+    fn accounts_are_equal_by_address_and_keys() {
+        assert_eq!(account("https://api.datadoghq.eu", "a"), account("https://api.datadoghq.eu/", "a"));
+        assert_ne!(account("https://api.datadoghq.eu", "a"), account("https://api.datadoghq.com", "a"));
+        assert_ne!(account("https://api.datadoghq.eu", "a"), account("https://api.datadoghq.eu", "b"));
+    }
+
+    #[test]
+    fn debug_output_has_no_key() {
+        let shown = format!("{:?}", account("https://api.datadoghq.eu", "the-api-key"));
+        assert!(shown.contains("api.datadoghq.eu"));
+        assert!(!shown.contains("the-"), "{shown}");
+    }
+
+    #[test]
+    fn a_key_that_is_quoted_back_is_redacted() {
+        let account = account("https://api.datadoghq.eu", "the-api-key");
+        assert_eq!(
+            account.redact("key the-api-key or the-app-key"),
+            "key [redacted] or [redacted]"
+        );
+    }
+}

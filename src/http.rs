@@ -1,0 +1,143 @@
+//! The one way to build an HTTP client: time limits, proxy, private CA, no redirects, and
+//! a bound on what is read. Nothing else names `reqwest`.
+
+use std::{
+    error::Error as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use reqwest::{Certificate, redirect};
+pub use reqwest::{
+    StatusCode,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+};
+use url::Url;
+
+/// Most of a body that is read, after decompression. Datadog sends about 100 bytes a point.
+const BODY_LIMIT: usize = 16 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+
+/// A pool of connections. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: reqwest::Client,
+    request_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// From the first byte sent to the last byte read.
+    pub request_timeout: Duration,
+    /// Certificates (PEM) that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Whether `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` count.
+    pub proxy_from_environment: bool,
+}
+
+/// An answer that came in whole, or one whose status alone says what is wrong.
+#[derive(Debug)]
+pub struct Response {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    /// Decompressed. Empty if it broke off and `status` is not a success.
+    pub body: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HttpError {
+    #[error("no complete answer within {after:?}")]
+    TimedOut { after: Duration },
+    #[error("{cause}")]
+    Failed { cause: String },
+    #[error("the answer is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("the CA file {} cannot be read", path.display())]
+    CaUnreadable { path: PathBuf, source: std::io::Error },
+    #[error("the CA file {} holds no PEM certificate", path.display())]
+    CaInvalid { path: PathBuf },
+    #[error("the HTTP client cannot be built")]
+    Client(#[source] reqwest::Error),
+}
+
+impl Client {
+    /// A process-wide rustls provider must be installed.
+    pub fn new(config: &Config) -> Result<Self, BuildError> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            .redirect(redirect::Policy::none())
+            .timeout(config.request_timeout)
+            .connect_timeout(CONNECT_TIMEOUT.min(config.request_timeout))
+            .tcp_keepalive(Duration::from_secs(30))
+            // A connection that a firewall forgot is found before it costs a reading.
+            .http2_keep_alive_interval(Duration::from_secs(15))
+            .http2_keep_alive_timeout(Duration::from_secs(5))
+            .http2_keep_alive_while_idle(true);
+        if let Some(path) = &config.ca_file {
+            builder = builder.tls_certs_merge(read_certificates(path)?);
+        }
+        if !config.proxy_from_environment {
+            builder = builder.no_proxy();
+        }
+        let inner = builder.build().map_err(BuildError::Client)?;
+        Ok(Self { inner, request_timeout: config.request_timeout })
+    }
+
+    /// One GET, never repeated and never redirected.
+    pub async fn get(&self, url: Url, headers: HeaderMap) -> Result<Response, HttpError> {
+        let mut response =
+            self.inner.get(url).headers(headers).send().await.map_err(|e| self.failed(e))?;
+        let status = response.status();
+        let headers = std::mem::take(response.headers_mut());
+        let body = match self.read(response).await {
+            Ok(body) => body,
+            Err(_) if !status.is_success() => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Response { status, headers, body })
+    }
+
+    async fn read(&self, mut response: reqwest::Response) -> Result<Vec<u8>, HttpError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.failed(e))? {
+            if body.len() + chunk.len() > BODY_LIMIT {
+                return Err(HttpError::TooLarge { limit: BODY_LIMIT });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn failed(&self, error: reqwest::Error) -> HttpError {
+        if error.is_timeout() {
+            return HttpError::TimedOut { after: self.request_timeout };
+        }
+        // The innermost cause is the one that helps: "Connection refused", not "error sending
+        // request". The URL would repeat the query.
+        let error = error.without_url();
+        let mut innermost: &dyn std::error::Error = &error;
+        while let Some(source) = innermost.source() {
+            innermost = source;
+        }
+        let cause = if error.source().is_some() && error.is_connect() {
+            format!("cannot connect: {innermost}")
+        } else {
+            innermost.to_string()
+        };
+        HttpError::Failed { cause }
+    }
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<Certificate>, BuildError> {
+    let pem = std::fs::read(path)
+        .map_err(|source| BuildError::CaUnreadable { path: path.to_owned(), source })?;
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(BuildError::CaInvalid { path: path.to_owned() }),
+    }
+}

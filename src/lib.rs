@@ -1,0 +1,19 @@
+//! A KEDA external scaler for Datadog.
+//!
+//! A **trigger** names a query and its credentials. Credentials and a query make a
+//! **demand**. A demand, kept fresh, yields **readings**. A reading answers KEDA.
+//!
+//! ```text
+//! KEDA ──► scaler ──► trigger ──► credentials ──► demand ──► refresh ──► source ──► Datadog API
+//!             ▲                                                 │
+//!             └───────────────── a reading ◄────────────────────┴──► admin: /metrics
+//! sandbox ──► a Datadog made of waves, and the real server in front of it
+//! ```
+//!
+//! The modules are listed in reading order, and a module uses only modules listed after it.
+
+pub mod source;
+pub mod http;
+pub mod demand;
+pub mod metrics;
+pub mod proto;

@@ -1,0 +1,117 @@
+//! Where readings come from. A source fetches; what a trigger makes of an answer is the
+//! trigger's affair.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use crate::{
+    demand::{Account, Query, Series},
+    metrics::Outcome,
+};
+
+pub mod datadog;
+pub mod grammar;
+pub mod series;
+
+/// Something that can be asked for readings.
+pub trait Source: Send + Sync + 'static {
+    /// One result for each query of the batch, in its order. Ends within the request timeout.
+    fn fetch(&self, batch: &Batch) -> impl Future<Output = Vec<Result<Answer, SourceError>>> + Send;
+}
+
+/// Queries of one account and one window, to be read together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    pub account: Arc<Account>,
+    pub queries: Vec<Query>,
+}
+
+/// What came back for one query. No series, or none with a point, means that there is no
+/// data; that is an answer, not an error.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    pub series: Box<[Series]>,
+    /// End of the window that was asked for, in milliseconds since the Unix epoch.
+    pub window_end_ms: i64,
+}
+
+/// Why there is no answer. `host` is where it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    #[error("Datadog rejects the query: {reason}")]
+    Malformed { reason: String },
+    #[error(
+        "Datadog refuses the keys ({status}) at {host}; check that they belong to this site and \
+         may read metrics (`timeseries_query`)"
+    )]
+    Refused { status: u16, host: String },
+    #[error("Datadog's rate limit is spent at {host} (429){}", .limit.map(|l| l.describe()).unwrap_or_default())]
+    Throttled { host: String, limit: Option<RateLimit> },
+    /// Comes and goes for sound queries: kedacore/keda#7246.
+    #[error("Datadog cannot process the query at the moment (422)")]
+    Unprocessable,
+    #[error("Datadog fails at {host} ({what}); nothing is wrong with the query")]
+    Outage { host: String, what: String },
+    #[error("{host} cannot be reached: {cause}")]
+    Unreachable { host: String, cause: String },
+    #[error("{host} gave no complete answer within {after:?}")]
+    TimedOut { host: String, after: Duration },
+    #[error("the answer has {what}; group by fewer tags, or ask for a shorter `age`")]
+    TooLarge { what: String },
+    #[error("the answer from {host} is not understood: {what}")]
+    NotUnderstood { host: String, what: String },
+}
+
+/// What `X-RateLimit-*` says: `limit` requests each `period`, which ends in `reset`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    pub limit: Option<u64>,
+    pub period: Option<Duration>,
+    pub reset: Option<Duration>,
+}
+
+impl SourceError {
+    /// Whether the account as a whole is affected, and not this query only.
+    pub fn is_accounts(&self) -> bool {
+        match self {
+            Self::Refused { .. }
+            | Self::Throttled { .. }
+            | Self::Outage { .. }
+            | Self::Unreachable { .. }
+            | Self::TimedOut { .. } => true,
+            Self::Malformed { .. }
+            | Self::Unprocessable
+            | Self::TooLarge { .. }
+            | Self::NotUnderstood { .. } => false,
+        }
+    }
+
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Malformed { .. } => Outcome::malformed,
+            Self::Refused { .. } => Outcome::refused,
+            Self::Throttled { .. } => Outcome::throttled,
+            Self::Unprocessable => Outcome::unprocessable,
+            Self::Outage { .. } => Outcome::outage,
+            Self::Unreachable { .. } => Outcome::unreachable,
+            Self::TimedOut { .. } => Outcome::timed_out,
+            Self::TooLarge { .. } => Outcome::too_large,
+            Self::NotUnderstood { .. } => Outcome::not_understood,
+        }
+    }
+}
+
+impl RateLimit {
+    fn describe(self) -> String {
+        let mut text = String::new();
+        if let Some(limit) = self.limit {
+            text += &format!(": {limit} requests");
+            if let Some(period) = self.period {
+                text += &format!(" each {} s", period.as_secs());
+            }
+        }
+        if let Some(reset) = self.reset {
+            text += &format!("; it resets in {} s", reset.as_secs());
+        }
+        text
+    }
+}

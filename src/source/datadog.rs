@@ -1,0 +1,443 @@
+//! `GET /api/v1/query` of the Datadog API: requests, and what their outcomes mean.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use tokio::time::Instant;
+use url::Url;
+
+use super::{
+    Answer, Batch, RateLimit, Source, SourceError,
+    series::{self, Unreadable},
+};
+use crate::{
+    demand::{Account, Keys, Query, Series, Window},
+    http::{self, HeaderMap, HeaderName, HeaderValue, HttpError, Response},
+    metrics::{Metrics, Outcome},
+};
+
+/// Most characters of Datadog's own words that are passed on.
+const MAX_WORDS: usize = 300;
+/// Clocks that differ by more than this make a window look at another time than meant.
+const MAX_SKEW: SignedDuration = SignedDuration::from_secs(30);
+
+pub struct Datadog {
+    client: http::Client,
+    metrics: Arc<Metrics>,
+    now: fn() -> Timestamp,
+    /// Whether it was said that this machine's clock is wrong, and not yet that it is right.
+    skewed: AtomicBool,
+}
+
+impl Datadog {
+    pub fn new(client: http::Client, metrics: Arc<Metrics>) -> Self {
+        Self { client, metrics, now: wall_clock, skewed: AtomicBool::new(false) }
+    }
+
+    async fn read(&self, account: &Account, query: &Query) -> Result<Answer, SourceError> {
+        let (from, to) = span(query.window, (self.now)());
+        let started_at = Instant::now();
+        let result = match headers(account.keys()) {
+            Some(headers) => {
+                let url = url(account.base_url(), from, to, &query.text);
+                match self.client.get(url, headers).await {
+                    Ok(response) => {
+                        self.compare_clocks(&response.headers, account);
+                        interpret(&response, account, &query.text)
+                    }
+                    Err(error) => Err(not_fetched(error, account)),
+                }
+            }
+            None => Err(SourceError::Refused { status: 401, host: account.host() }),
+        };
+        let outcome = result.as_ref().map_or_else(SourceError::outcome, |_| Outcome::ok);
+        self.metrics.requested(outcome, started_at.elapsed());
+        result.map(|series| Answer { series, window_end_ms: to.saturating_mul(1_000) })
+    }
+
+    fn compare_clocks(&self, headers: &HeaderMap, account: &Account) {
+        let Some(date) = headers.get(http::header::DATE).and_then(|date| date.to_str().ok()) else {
+            return;
+        };
+        let Ok(theirs) = rfc2822::parse(date) else { return };
+        let skew = theirs.timestamp().duration_since((self.now)()).abs();
+        let skewed = skew > MAX_SKEW;
+        if self.skewed.swap(skewed, Ordering::Relaxed) == skewed {
+            return;
+        }
+        let host = account.host();
+        if skewed {
+            let skew = skew.as_secs();
+            tracing::warn!(
+                host,
+                skew_seconds = skew,
+                "this machine's clock and Datadog's differ; queries look at the wrong time until it is set right"
+            );
+        } else {
+            tracing::info!(host, "this machine's clock and Datadog's agree again");
+        }
+    }
+}
+
+impl Source for Datadog {
+    async fn fetch(&self, batch: &Batch) -> Vec<Result<Answer, SourceError>> {
+        let mut results = Vec::with_capacity(batch.queries.len());
+        for query in &batch.queries {
+            results.push(self.read(&batch.account, query).await);
+        }
+        results
+    }
+}
+
+/// The one place where the program reads the wall clock. Read for each request: a start time
+/// plus what has elapsed since would drift over suspends and clock steps.
+#[expect(clippy::disallowed_methods, reason = "Datadog's windows are given in calendar time")]
+pub fn wall_clock() -> Timestamp {
+    Timestamp::now()
+}
+
+/// `from` and `to` in seconds since the epoch, as KEDA's built-in scaler reckons them
+/// (`getQueryResult`, pkg/scalers/datadog_scaler.go).
+fn span(window: Window, now: Timestamp) -> (i64, i64) {
+    let seconds = |s: u64| i64::try_from(s).unwrap_or(i64::MAX);
+    let to = now.as_second().saturating_sub(seconds(window.offset)).max(0);
+    let from = to.saturating_sub(seconds(window.age)).max(0);
+    (from, to)
+}
+
+fn url(base: &Url, from: i64, to: i64, query: &str) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(["api", "v1", "query"]);
+    }
+    url.query_pairs_mut()
+        .append_pair("from", &from.to_string())
+        .append_pair("to", &to.to_string())
+        .append_pair("query", query);
+    url
+}
+
+/// `None` if a key holds bytes that a header cannot.
+fn headers(keys: &Keys) -> Option<HeaderMap> {
+    fn sensitive(value: &str) -> Option<HeaderValue> {
+        let mut value = HeaderValue::from_str(value).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+    let key = |secret: &SecretString| sensitive(secret.expose_secret());
+    let mut headers = HeaderMap::new();
+    match keys {
+        Keys::Pair { api, app } => {
+            headers.insert(HeaderName::from_static("dd-api-key"), key(api)?);
+            headers.insert(HeaderName::from_static("dd-application-key"), key(app)?);
+        }
+        Keys::Bearer(token) => {
+            let value = sensitive(&format!("Bearer {}", token.expose_secret()))?;
+            headers.insert(http::header::AUTHORIZATION, value);
+        }
+    }
+    headers.insert(http::header::ACCEPT, HeaderValue::from_static("application/json"));
+    Some(headers)
+}
+
+fn not_fetched(error: HttpError, account: &Account) -> SourceError {
+    let host = account.host();
+    match error {
+        HttpError::TimedOut { after } => SourceError::TimedOut { host, after },
+        HttpError::Failed { cause } => SourceError::Unreachable { host, cause },
+        HttpError::TooLarge { limit } => {
+            SourceError::TooLarge { what: format!("more than {} MiB", limit >> 20) }
+        }
+    }
+}
+
+/// By the status first, and by the text only where the status does not tell.
+fn interpret(
+    response: &Response,
+    account: &Account,
+    query: &str,
+) -> Result<Box<[Series]>, SourceError> {
+    let host = account.host();
+    let outage = |what: &str| SourceError::Outage { host: account.host(), what: what.to_owned() };
+    let reason = |fallback: &str| {
+        words(&response.body)
+            .map(|words| quote(&words, account))
+            .filter(|words| !words.is_empty())
+            .unwrap_or_else(|| fallback.to_owned())
+    };
+    Err(match response.status.as_u16() {
+        200 => match series::decode(&response.body, query) {
+            Ok(series) => return Ok(series),
+            Err(Unreadable::TooLarge(what)) => SourceError::TooLarge { what },
+            Err(Unreadable::NotUnderstood(what)) => SourceError::NotUnderstood { host, what },
+            Err(Unreadable::Rejected(words)) => rejected(&words, account, &response.headers),
+        },
+        400 => SourceError::Malformed { reason: reason("it gives no reason") },
+        401 | 403 => SourceError::Refused { status: response.status.as_u16(), host },
+        407 => {
+            let cause = "the proxy asks for a user name and password".to_owned();
+            SourceError::Unreachable { host, cause }
+        }
+        413 | 414 => SourceError::Malformed { reason: "it is too long".to_owned() },
+        422 => SourceError::Unprocessable,
+        429 => SourceError::Throttled { host, limit: rate_limit(&response.headers) },
+        status @ (408 | 500..=599) => outage(&status.to_string()),
+        status @ 300..=399 => {
+            let what = format!("it is a redirect ({status}), which is not followed");
+            SourceError::NotUnderstood { host, what }
+        }
+        404 => {
+            let what = "there is no `/api/v1/query` (404); check the site or base URL".to_owned();
+            SourceError::NotUnderstood { host, what }
+        }
+        status => SourceError::NotUnderstood { host, what: format!("HTTP status {status}") },
+    })
+}
+
+/// A `status: error` in a 200. Most blame the query; some are outages, told by their text
+/// (DataDog/datadog-agent#10781, and windows in milliseconds for "Internal error").
+fn rejected(text: &str, account: &Account, headers: &HeaderMap) -> SourceError {
+    let host = account.host();
+    let lower = text.to_lowercase();
+    let any = |needles: &[&str]| needles.iter().any(|needle| lower.contains(needle));
+    if any(&["error parsing query", "invalid query"]) {
+        return SourceError::Malformed { reason: quote(text, account) };
+    }
+    if any(&["rate limit", "too many requests"]) {
+        return SourceError::Throttled { host, limit: rate_limit(headers) };
+    }
+    if text.trim().is_empty() {
+        return SourceError::Outage { host, what: "an error without a text".to_owned() };
+    }
+    let what = quote(text, account);
+    if any(&["timed out", "timeout", "internal error", "unavailable", "try again", "overload"]) {
+        SourceError::Outage { host, what }
+    } else {
+        SourceError::Malformed { reason: what }
+    }
+}
+
+/// Datadog's own words in an error body: `{"errors": ["…"]}` or `{"error": "…"}`.
+fn words(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Words {
+        Many { errors: Vec<String> },
+        One { error: String },
+    }
+    Some(match serde_json::from_slice(body).ok()? {
+        Words::Many { errors } => errors.join("; "),
+        Words::One { error } => error,
+    })
+}
+
+/// One line, bounded, without control characters and without the account's keys.
+fn quote(text: &str, account: &Account) -> String {
+    // Before the cut, which could leave half a key.
+    let text = account.redact(text);
+    let line = text.split(|c: char| c.is_whitespace() || c.is_control());
+    let line = line.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MAX_WORDS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+/// Tolerant: other services that speak this dialect send "1.1" and "-5".
+fn rate_limit(headers: &HeaderMap) -> Option<RateLimit> {
+    let number = |name: &str| {
+        let value: f64 = headers.get(name)?.to_str().ok()?.trim().parse().ok()?;
+        value.is_finite().then_some(value.max(0.0))
+    };
+    let seconds = |value: f64| Duration::try_from_secs_f64(value.ceil()).ok();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not negative, and a cast saturates"
+    )]
+    let limit = RateLimit {
+        limit: number("x-ratelimit-limit").map(|limit| limit as u64),
+        period: number("x-ratelimit-period").and_then(seconds),
+        // Seconds from now, not an instant: https://docs.datadoghq.com/api/latest/rate-limits/
+        reset: number("x-ratelimit-reset").or_else(|| number("retry-after")).and_then(seconds),
+    };
+    let known = limit.limit.is_some() || limit.period.is_some() || limit.reset.is_some();
+    known.then_some(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::http::StatusCode;
+
+    fn account() -> Account {
+        let keys = Keys::Pair { api: "the-api-key".into(), app: "the-app-key".into() };
+        Account::new("https://api.datadoghq.eu".parse().unwrap(), keys)
+    }
+
+    fn response(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Response {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
+            .collect();
+        Response { status: StatusCode::from_u16(status).unwrap(), headers, body: body.to_vec() }
+    }
+
+    #[track_caller]
+    fn check(status: u16, body: &str, message: &str) {
+        let error = interpret(&response(status, &[], body.as_bytes()), &account(), "avg:a{*}")
+            .expect_err("it is an error");
+        assert_eq!(error.to_string(), message);
+    }
+
+    fn host() -> String {
+        "api.datadoghq.eu".to_owned()
+    }
+
+    #[test]
+    fn a_window_is_reckoned_as_keda_does() {
+        let now = Timestamp::from_second(1_000).unwrap();
+        assert_eq!(span(Window { age: 90, offset: 30 }, now), (880, 970));
+        assert_eq!(span(Window { age: u64::MAX, offset: 0 }, now), (0, 1_000));
+        assert_eq!(span(Window { age: 90, offset: u64::MAX }, now), (0, 0));
+    }
+
+    #[test]
+    fn the_query_is_sent_as_written() {
+        let base = "https://api.datadoghq.eu/behind/a/proxy/".parse().unwrap();
+        let url = url(&base, 1, 2, "sum:a{b:c d, e:f&g} by {h}");
+        assert_eq!(url.path(), "/behind/a/proxy/api/v1/query");
+        let sent: Vec<_> = url.query_pairs().into_owned().collect();
+        assert_eq!(sent[2], ("query".into(), "sum:a{b:c d, e:f&g} by {h}".into()));
+    }
+
+    #[test]
+    fn a_key_that_no_header_can_carry_is_refused_keys() {
+        let keys = Keys::Pair { api: "a\nb".into(), app: "c".into() };
+        assert!(headers(&keys).is_none());
+    }
+
+    #[test]
+    fn every_status_is_told_apart() {
+        let refused = |status| SourceError::Refused { status, host: host() };
+        let outage = |what: &str| SourceError::Outage { host: host(), what: what.into() };
+        for (status, body, expected) in [
+            (401, "", refused(401)),
+            (403, r#"{"errors":["Forbidden"]}"#, refused(403)),
+            (408, "", outage("408")),
+            (422, r#"{"errors":["Unprocessable Content"]}"#, SourceError::Unprocessable),
+            (429, "<html>", SourceError::Throttled { host: host(), limit: None }),
+            (500, "", outage("500")),
+            (502, "\"Bad Gateway\"", outage("502")),
+            (504, "<title>504</title>", outage("504")),
+        ] {
+            let got = interpret(&response(status, &[], body.as_bytes()), &account(), "avg:a{*}");
+            assert_eq!(got, Err(expected));
+        }
+    }
+
+    #[test]
+    fn messages_say_what_to_do() {
+        check(400, r#"{"errors":["bad", "worse"]}"#, "Datadog rejects the query: bad; worse");
+        check(400, "", "Datadog rejects the query: it gives no reason");
+        check(414, "", "Datadog rejects the query: it is too long");
+        check(
+            403,
+            "",
+            "Datadog refuses the keys (403) at api.datadoghq.eu; check that they belong to this \
+             site and may read metrics (`timeseries_query`)",
+        );
+        check(
+            302,
+            "",
+            "the answer from api.datadoghq.eu is not understood: it is a redirect (302), which \
+             is not followed",
+        );
+        check(200, "", "the answer from api.datadoghq.eu is not understood: it is not a JSON object");
+    }
+
+    #[test]
+    fn an_error_in_a_200_is_the_querys_fault_or_an_outage_by_its_text() {
+        let body = |text: &str| serde_json::json!({"status": "error", "error": text}).to_string();
+        check(
+            200,
+            &body("Error parsing query: \nunable to parse a{: Rule 'x' didn't match"),
+            "Datadog rejects the query: Error parsing query: unable to parse a{: Rule 'x' didn't \
+             match",
+        );
+        check(
+            200,
+            &body("Invalid query input: the query timed out of its retention"),
+            "Datadog rejects the query: Invalid query input: the query timed out of its retention",
+        );
+        for text in ["Query timed out", "Internal error"] {
+            let message =
+                format!("Datadog fails at api.datadoghq.eu ({text}); nothing is wrong with the query");
+            check(200, &body(text), &message);
+        }
+        check(200, &body("Rate limit reached"), "Datadog's rate limit is spent at api.datadoghq.eu (429)");
+    }
+
+    #[test]
+    fn a_key_in_datadogs_words_is_not_passed_on() {
+        check(
+            400,
+            r#"{"errors":["the-app-key may not"]}"#,
+            "Datadog rejects the query: [redacted] may not",
+        );
+    }
+
+    #[test]
+    fn a_429_says_how_long_it_lasts() {
+        let headers = [
+            ("x-ratelimit-limit", "1600"),
+            ("x-ratelimit-period", "3600"),
+            ("x-ratelimit-reset", "84.2"),
+        ];
+        let error = interpret(&response(429, &headers, b""), &account(), "q").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Datadog's rate limit is spent at api.datadoghq.eu (429): 1600 requests each 3600 s; \
+             it resets in 85 s"
+        );
+    }
+
+    #[test]
+    fn odd_rate_limit_headers_are_understood_as_far_as_they_go() {
+        let parsed = rate_limit(&response(429, &[("x-ratelimit-reset", "-5")], b"").headers);
+        let reset = Some(Duration::ZERO);
+        assert_eq!(parsed, Some(RateLimit { limit: None, period: None, reset }));
+        let parsed = rate_limit(&response(429, &[("x-ratelimit-limit", "many")], b"").headers);
+        assert_eq!(parsed, None);
+    }
+
+    #[test]
+    fn long_words_are_cut() {
+        assert_eq!(quote(&"é ".repeat(1_000), &account()).chars().count(), MAX_WORDS + 1);
+        assert_eq!(quote(" a\n\u{1b}[31mb\t", &account()), "a [31mb");
+        let at_the_cut = format!("{} the-app-key", "x".repeat(MAX_WORDS - 5));
+        assert!(!quote(&at_the_cut, &account()).contains("the"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_a_reading_or_an_error(
+            status in 100u16..1000,
+            body in prop_oneof![any::<Vec<u8>>(), "[{}\\[\\]\":,a-z0-9]{0,60}".prop_map(String::into_bytes)],
+            limit in "[ -~]{0,12}",
+        ) {
+            let headers = [("x-ratelimit-limit", &*limit), ("x-ratelimit-reset", &*limit)];
+            let _ = interpret(&response(status, &headers, &body), &account(), "avg:a{*}");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Datadog's reply to `/api/v1/query`, as points. Tolerant: everything but `status` may be
+//! missing, and what is odd in one place does not spoil the rest. But what cannot be read is
+//! never taken for "no data".
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::grammar;
+use crate::demand::{Point, Series};
+
+/// Most series of one reading. More are refused, for leaving some out would change the value.
+pub const MAX_SERIES: usize = 5_000;
+/// Most points of one reading, over all its series; 16 bytes each.
+pub const MAX_POINTS: usize = 100_000;
+/// Most bytes that are kept of a scope.
+const MAX_SCOPE: usize = 256;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// `status` is `error`; Datadog's own words.
+    Rejected(String),
+    /// The reply is bigger than what is kept.
+    TooLarge(String),
+    /// It is not what `/api/v1/query` answers.
+    NotUnderstood(String),
+}
+
+/// `query` is the text that was sent: a series of it is matched by `query_index`, never by its
+/// text, which Datadog rewrites.
+pub fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadable> {
+    let Ok(reply) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(body) else {
+        return Err(not_understood("it is not a JSON object"));
+    };
+    match read::<String>(reply.get("status").copied()).as_deref() {
+        Some("ok") => {}
+        Some("error") => {
+            let words = read::<String>(reply.get("error").copied());
+            return Err(Unreadable::Rejected(words.unwrap_or_default()));
+        }
+        Some(_) => return Err(not_understood("its `status` is neither \"ok\" nor \"error\"")),
+        None => return Err(not_understood("it has no `status`")),
+    }
+
+    let list = match reply.get("series") {
+        None => Vec::new(),
+        Some(list) => read_list(list).ok_or_else(|| not_understood("its `series` is not a list"))?,
+    };
+    if list.len() > MAX_SERIES {
+        let what = format!("{} series, more than the {MAX_SERIES} that are kept", list.len());
+        return Err(Unreadable::TooLarge(what));
+    }
+
+    let rollups: Vec<Option<Duration>> = grammar::split(query)
+        .unwrap_or_else(|| vec![query])
+        .into_iter()
+        .map(grammar::rollup)
+        .collect();
+    let mut series = Vec::with_capacity(list.len());
+    let mut points = 0;
+    for raw in &list {
+        let Some(one) = decode_series(raw, &rollups) else { continue };
+        points += one.points.len();
+        if points > MAX_POINTS {
+            let what = format!("more than the {MAX_POINTS} points that are kept");
+            return Err(Unreadable::TooLarge(what));
+        }
+        series.push(one);
+    }
+    if series.is_empty() && !list.is_empty() {
+        return Err(not_understood("none of its series can be read"));
+    }
+    Ok(series.into())
+}
+
+/// `None` if it is not a series, or has points none of which is one.
+fn decode_series(raw: &RawValue, rollups: &[Option<Duration>]) -> Option<Series> {
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(raw.get()).ok()?;
+    let field = |name| fields.get(name).copied();
+
+    let list = match field("pointlist") {
+        None => Vec::new(),
+        Some(list) => read_list(list)?,
+    };
+    let mut legible = list.is_empty();
+    let mut points = Vec::with_capacity(list.len());
+    for raw in list {
+        // Milliseconds come as an integer or as a float, the value may be null.
+        let Some((at_ms, value)) = read::<(f64, Option<f64>)>(Some(raw)) else { continue };
+        legible = true;
+        if let Some(value) = value {
+            #[expect(clippy::cast_possible_truncation, reason = "a cast saturates")]
+            points.push(Point { at_ms: at_ms as i64, value });
+        }
+    }
+    if !legible {
+        return None;
+    }
+    points.sort_by_key(|point| point.at_ms);
+
+    let rollup = match rollups {
+        [one] => *one,
+        several => read::<usize>(field("query_index")).and_then(|i| *several.get(i)?),
+    };
+    let step = rollup.or_else(|| smallest_gap(&points)).or_else(|| {
+        // Seconds, whatever the API's specification says: a recorded answer of a day has 300.
+        read::<u64>(field("interval")).filter(|s| *s > 0).map(Duration::from_secs)
+    });
+    let mut scope = read::<String>(field("scope")).unwrap_or_default();
+    scope.truncate(scope.floor_char_boundary(MAX_SCOPE));
+    Some(Series { scope: scope.into(), step, points: points.into() })
+}
+
+/// The width of the buckets as the points show it: a batch and an arithmetic query are padded
+/// with nulls to a finer step than `interval` says.
+fn smallest_gap(points: &[Point]) -> Option<Duration> {
+    points
+        .windows(2)
+        .filter_map(|pair| u64::try_from(pair[1].at_ms.saturating_sub(pair[0].at_ms)).ok())
+        .filter(|gap| *gap > 0)
+        .min()
+        .map(Duration::from_millis)
+}
+
+/// `None` if it is missing or of another type.
+fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
+    serde_json::from_str(raw?.get()).ok()
+}
+
+/// `null` is an empty list; `None` if it is anything else.
+fn read_list(raw: &RawValue) -> Option<Vec<&RawValue>> {
+    read::<Option<Vec<&RawValue>>>(Some(raw)).map(Option::unwrap_or_default)
+}
+
+fn not_understood(what: &str) -> Unreadable {
+    Unreadable::NotUnderstood(what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Scope, step in seconds and values of each series.
+    #[track_caller]
+    fn check(body: &str, expected: &[(&str, Option<u64>, &[f64])]) {
+        let decoded = decode(body.as_bytes(), "avg:a{*}").expect("the reply is sound");
+        let shown: Vec<(&str, Option<u64>, Vec<f64>)> = decoded
+            .iter()
+            .map(|s| {
+                let values = s.points.iter().map(|p| p.value).collect();
+                (&*s.scope, s.step.map(|step| step.as_secs()), values)
+            })
+            .collect();
+        let expected: Vec<_> =
+            expected.iter().map(|(scope, step, values)| (*scope, *step, values.to_vec())).collect();
+        assert_eq!(shown, expected);
+    }
+
+    #[track_caller]
+    fn check_unreadable(body: &str, expected: &Unreadable) {
+        assert_eq!(decode(body.as_bytes(), "avg:a{*}").as_ref(), Err(expected));
+    }
+
+    #[test]
+    fn only_status_is_required() {
+        check(r#"{"status":"ok"}"#, &[]);
+        check(r#"{"status":"ok","series":null}"#, &[]);
+        check(r#"{"status":"ok","series":[]}"#, &[]);
+        check(r#"{"status":"ok","series":[{}]}"#, &[("", None, &[])]);
+    }
+
+    #[test]
+    fn nulls_are_left_out_and_milliseconds_may_be_floats() {
+        let body = r#"{"status":"ok","series":[{"scope":"env:x","interval":20,
+            "pointlist":[[1000.0,1],[2000,null],[3000.0,2.5],[4000.0,null]]}]}"#;
+        check(body, &[("env:x", Some(2), &[1.0, 2.5])]);
+    }
+
+    #[test]
+    fn a_lone_point_takes_its_step_from_the_interval() {
+        let body = r#"{"status":"ok","series":[{"scope":"*","interval":300,"pointlist":[[0,7]]}]}"#;
+        check(body, &[("*", Some(300), &[7.0])]);
+    }
+
+    #[test]
+    fn an_odd_series_does_not_lose_the_others() {
+        let body = r#"{"status":"ok","from_date":1.5,"series":[
+            7, {"pointlist":"no"}, {"pointlist":[["x",1]]},
+            {"scope":9,"pointlist":[[0,1],["odd"],[1000,1e999],[2000,3]]}]}"#;
+        check(body, &[("", Some(2), &[1.0, 3.0])]);
+    }
+
+    #[test]
+    fn a_reply_without_a_readable_series_is_not_no_data() {
+        let expected = Unreadable::NotUnderstood("none of its series can be read".into());
+        check_unreadable(r#"{"status":"ok","series":[{"pointlist":[["x",1]]}]}"#, &expected);
+        check_unreadable(r#"{"status":"ok","series":[null]}"#, &expected);
+    }
+
+    #[test]
+    fn a_reply_of_another_shape_is_not_understood() {
+        for (body, what) in [
+            ("", "it is not a JSON object"),
+            ("<html>", "it is not a JSON object"),
+            (r#"[{"status":"ok"}]"#, "it is not a JSON object"),
+            (r#"{"series":[]}"#, "it has no `status`"),
+            (r#"{"status":1}"#, "it has no `status`"),
+            (r#"{"status":"warn"}"#, "its `status` is neither \"ok\" nor \"error\""),
+            (r#"{"status":"ok","series":{}}"#, "its `series` is not a list"),
+        ] {
+            check_unreadable(body, &Unreadable::NotUnderstood(what.into()));
+        }
+    }
+
+    #[test]
+    fn datadogs_own_words_are_kept() {
+        check_unreadable(
+            r#"{"status":"error","error":"Error parsing query"}"#,
+            &Unreadable::Rejected("Error parsing query".into()),
+        );
+        check_unreadable(r#"{"status":"error"}"#, &Unreadable::Rejected(String::new()));
+    }
+
+    #[test]
+    fn the_rollup_of_a_series_is_that_of_its_own_query() {
+        let body = r#"{"status":"ok","series":[
+            {"query_index":1,"pointlist":[[0,1],[10000,2]]},
+            {"query_index":0,"pointlist":[[0,1],[10000,2]]}]}"#;
+        let decoded = decode(body.as_bytes(), "avg:a{*},max:b{*}.rollup(max, 60)").unwrap();
+        let steps: Vec<_> = decoded.iter().filter_map(|s| s.step).map(|s| s.as_secs()).collect();
+        assert_eq!(steps, [60, 10]);
+    }
+
+    #[test]
+    fn too_many_series_are_refused_rather_than_cut() {
+        let body = format!(r#"{{"status":"ok","series":[{}]}}"#, vec!["{}"; MAX_SERIES + 1].join(","));
+        assert!(matches!(decode(body.as_bytes(), "avg:a{*}"), Err(Unreadable::TooLarge(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_decoded_or_refused(body in any::<Vec<u8>>(), query in any::<String>()) {
+            let _ = decode(&body, &query);
+        }
+
+        #[test]
+        fn any_json_is_decoded_or_refused(
+            status in prop_oneof![Just(r#""ok""#), Just(r#""error""#), Just("null"), Just("3")],
+            series in "[\\[\\]{}:,\"a-c0-9.e-]{0,40}",
+            points in prop::collection::vec(("[0-9.e-]{1,6}|null|\"x\"", "[0-9.e-]{1,6}|null|\"x\""), 0..8),
+        ) {
+            let points: Vec<String> = points.iter().map(|(at, value)| format!("[{at},{value}]")).collect();
+            let points = points.join(",");
+            let body = format!(r#"{{"status":{status},"series":[{{"pointlist":[{points}]}},{series}]}}"#);
+            if let Ok(series) = decode(body.as_bytes(), "avg:a{*}") {
+                for point in series.iter().flat_map(|s| &*s.points) {
+                    prop_assert!(point.value.is_finite());
+                }
+            }
+        }
+    }
+}
