@@ -179,9 +179,18 @@ mod tests {
 
     #[test]
     fn accounts_are_equal_by_address_and_keys() {
-        assert_eq!(account("https://api.datadoghq.eu", "a"), account("https://api.datadoghq.eu/", "a"));
-        assert_ne!(account("https://api.datadoghq.eu", "a"), account("https://api.datadoghq.com", "a"));
-        assert_ne!(account("https://api.datadoghq.eu", "a"), account("https://api.datadoghq.eu", "b"));
+        assert_eq!(
+            account("https://api.datadoghq.eu", "a"),
+            account("https://api.datadoghq.eu/", "a")
+        );
+        assert_ne!(
+            account("https://api.datadoghq.eu", "a"),
+            account("https://api.datadoghq.com", "a")
+        );
+        assert_ne!(
+            account("https://api.datadoghq.eu", "a"),
+            account("https://api.datadoghq.eu", "b")
+        );
     }
 
     #[test]

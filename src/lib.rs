@@ -12,6 +12,8 @@
 //!
 //! The modules are listed in reading order, and a module uses only modules listed after it.
 
+pub mod trigger;
+pub mod refresh;
 pub mod source;
 pub mod http;
 pub mod demand;

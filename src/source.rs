@@ -15,7 +15,8 @@ pub mod series;
 /// Something that can be asked for readings.
 pub trait Source: Send + Sync + 'static {
     /// One result for each query of the batch, in its order. Ends within the request timeout.
-    fn fetch(&self, batch: &Batch) -> impl Future<Output = Vec<Result<Answer, SourceError>>> + Send;
+    fn fetch(&self, batch: &Batch)
+    -> impl Future<Output = Vec<Result<Answer, SourceError>>> + Send;
 }
 
 /// Queries of one account and one window, to be read together.

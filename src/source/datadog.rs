@@ -363,7 +363,11 @@ mod tests {
             "the answer from api.datadoghq.eu is not understood: it is a redirect (302), which \
              is not followed",
         );
-        check(200, "", "the answer from api.datadoghq.eu is not understood: it is not a JSON object");
+        check(
+            200,
+            "",
+            "the answer from api.datadoghq.eu is not understood: it is not a JSON object",
+        );
     }
 
     #[test]
@@ -381,11 +385,16 @@ mod tests {
             "Datadog rejects the query: Invalid query input: the query timed out of its retention",
         );
         for text in ["Query timed out", "Internal error"] {
-            let message =
-                format!("Datadog fails at api.datadoghq.eu ({text}); nothing is wrong with the query");
+            let message = format!(
+                "Datadog fails at api.datadoghq.eu ({text}); nothing is wrong with the query"
+            );
             check(200, &body(text), &message);
         }
-        check(200, &body("Rate limit reached"), "Datadog's rate limit is spent at api.datadoghq.eu (429)");
+        check(
+            200,
+            &body("Rate limit reached"),
+            "Datadog's rate limit is spent at api.datadoghq.eu (429)",
+        );
     }
 
     #[test]

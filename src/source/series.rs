@@ -45,7 +45,9 @@ pub fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadable> {
 
     let list = match reply.get("series") {
         None => Vec::new(),
-        Some(list) => read_list(list).ok_or_else(|| not_understood("its `series` is not a list"))?,
+        Some(list) => {
+            read_list(list).ok_or_else(|| not_understood("its `series` is not a list"))?
+        }
     };
     if list.len() > MAX_SERIES {
         let what = format!("{} series, more than the {MAX_SERIES} that are kept", list.len());
@@ -236,7 +238,8 @@ mod tests {
 
     #[test]
     fn too_many_series_are_refused_rather_than_cut() {
-        let body = format!(r#"{{"status":"ok","series":[{}]}}"#, vec!["{}"; MAX_SERIES + 1].join(","));
+        let body =
+            format!(r#"{{"status":"ok","series":[{}]}}"#, vec!["{}"; MAX_SERIES + 1].join(","));
         assert!(matches!(decode(body.as_bytes(), "avg:a{*}"), Err(Unreadable::TooLarge(_))));
     }
 

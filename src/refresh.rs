@@ -1,0 +1,138 @@
+//! Keeps demands fresh. Whoever wants a reading asks the `Refresher`; the `Worker` is the one
+//! loop that fetches; the `Book` between them decides.
+//!
+//! A demand is read once, however many ask. While somebody is interested, that is, holds a
+//! receiver or asked recently, it is read again in the background each time it falls due, so
+//! that an answer costs no I/O. What is known of it travels through a `watch` channel: an RPC
+//! borrows the value, a stream follows it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    demand::{Account, Demand, Reading},
+    metrics::Metrics,
+    source::{Source, SourceError},
+};
+
+mod book;
+mod worker;
+
+use book::Book;
+pub use worker::Worker;
+
+/// The handle: asks for readings. Cheap to clone.
+#[derive(Clone)]
+pub struct Refresher {
+    shared: Arc<Shared>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How often a demanded query is read.
+    pub refresh: Duration,
+    /// A demand nobody asked for in this time is no longer read.
+    pub idle_after: Duration,
+}
+
+/// What is known of a demand. Both empty: nothing yet.
+#[derive(Clone, Debug, Default)]
+pub struct Latest {
+    /// Answers, newest first. An older one is kept only where it has more points than every
+    /// newer one, for a trigger that finds nothing in those.
+    pub readings: Vec<Arc<Reading>>,
+    /// Why the newest attempt gave no answer; `None` if it gave one.
+    pub failure: Option<SourceError>,
+}
+
+/// What whoever asked makes of the `Latest`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict<T, E> {
+    Known(T),
+    Failed(E),
+    /// A better answer is on its way; `otherwise` will do if it does not come in time.
+    Awaited {
+        otherwise: Option<T>,
+    },
+}
+
+/// Why `Refresher::read` gives no answer.
+#[derive(Debug, PartialEq)]
+pub enum Unread<E> {
+    Failed(E),
+    /// The deadline passed; the fetch goes on.
+    TimedOut,
+    /// The demand's account is no longer used; ask again with its successor.
+    Withdrawn,
+}
+
+struct Shared {
+    book: Mutex<Book>,
+    /// Something may be due earlier than the worker thinks.
+    wake: Notify,
+    metrics: Arc<Metrics>,
+}
+
+/// The worker does nothing until it is run.
+pub fn new<S: Source>(config: Config, source: S, metrics: Arc<Metrics>) -> (Refresher, Worker<S>) {
+    let book = Mutex::new(Book::new(config));
+    let shared = Arc::new(Shared { book, wake: Notify::new(), metrics });
+    (Refresher { shared: shared.clone() }, Worker::new(shared, source))
+}
+
+impl Refresher {
+    /// Declares interest in a demand, and follows what is known of it. The demand is kept fresh
+    /// as long as the receiver lives. The channel closes when its account is withdrawn.
+    pub fn watch(&self, demand: &Demand) -> watch::Receiver<Latest> {
+        let (receiver, due) = self.shared.book().ask(demand, Instant::now());
+        if due {
+            self.shared.wake.notify_one();
+        }
+        receiver
+    }
+
+    /// Waits until `judge` makes something of what is known, or `deadline` passes. Giving up
+    /// does not cancel the fetch: the next to ask joins it.
+    pub async fn read<T, E>(
+        &self,
+        demand: &Demand,
+        deadline: Instant,
+        judge: impl Fn(&Latest, Instant) -> Verdict<T, E>,
+    ) -> Result<T, Unread<E>> {
+        let mut latest = self.watch(demand);
+        loop {
+            let verdict = judge(&latest.borrow_and_update(), Instant::now());
+            let otherwise = match verdict {
+                Verdict::Known(value) => return Ok(value),
+                Verdict::Failed(error) => return Err(Unread::Failed(error)),
+                Verdict::Awaited { otherwise } => otherwise,
+            };
+            match timeout_at(deadline, latest.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_closed)) => return Err(Unread::Withdrawn),
+                Err(_elapsed) => return otherwise.ok_or(Unread::TimedOut),
+            }
+        }
+    }
+
+    /// `new` takes the place of `old`: demands and readings move over, and are read anew at
+    /// once, if both are the same Datadog site; else they are withdrawn.
+    pub fn succeed(&self, old: &Arc<Account>, new: &Arc<Account>) {
+        self.shared.book().succeed(old, new, Instant::now());
+        self.shared.wake.notify_one();
+    }
+}
+
+impl Shared {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        // The book cannot fail half-way, so what a panicking holder left behind is sound.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,99 @@
+//! The one loop: wait, take what is due, fetch, settle.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::{
+    task::{Id, JoinError, JoinSet},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Shared, book::Change};
+use crate::source::{Answer, Batch, Source, SourceError};
+
+/// Most requests that are under way at once.
+const MAX_FETCHES: usize = 32;
+
+pub struct Worker<S> {
+    shared: Arc<Shared>,
+    source: Arc<S>,
+    fetches: JoinSet<Outcomes>,
+    /// What each running fetch is for, so that one that panics still settles.
+    batches: HashMap<Id, Batch>,
+}
+
+type Outcomes = Vec<Result<Answer, SourceError>>;
+
+impl<S: Source> Worker<S> {
+    pub(super) fn new(shared: Arc<Shared>, source: S) -> Self {
+        Self { shared, source: Arc::new(source), fetches: JoinSet::new(), batches: HashMap::new() }
+    }
+
+    /// Until `shutdown`; fetches that are under way then are dropped.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            let next_due = self.start_due();
+            let due = async {
+                match next_due {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                Some(done) = self.fetches.join_next_with_id() => self.settle(done),
+                () = self.shared.wake.notified() => {}
+                () = due => {}
+            }
+        }
+    }
+
+    /// Starts what is due; says when to look again, unless a fetch has to end first.
+    fn start_due(&mut self) -> Option<Instant> {
+        let room = MAX_FETCHES - self.fetches.len();
+        let (batches, next_due, known) = {
+            let mut book = self.shared.book();
+            let batches = book.take_due(Instant::now(), room);
+            (batches, book.next_due(), book.known())
+        };
+        self.shared.metrics.set_demands(known);
+        for batch in batches {
+            let source = self.source.clone();
+            let fetched = batch.clone();
+            let task = self.fetches.spawn(async move { source.fetch(&fetched).await });
+            self.batches.insert(task.id(), batch);
+        }
+        next_due.filter(|_| self.fetches.len() < MAX_FETCHES)
+    }
+
+    fn settle(&mut self, done: Result<(Id, Outcomes), JoinError>) {
+        let (id, outcomes) = match done {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::error!(%error, "a fetch did not end as it should");
+                (error.id(), Vec::new())
+            }
+        };
+        let Some(batch) = self.batches.remove(&id) else { return };
+        let changes = self.shared.book().settle(batch, outcomes, Instant::now());
+        changes.into_iter().for_each(tell);
+    }
+}
+
+fn tell(change: Change) {
+    match change {
+        Change::AccountFails(account, error) => {
+            let host = account.host();
+            tracing::warn!(host, %error, "Datadog gives no answers; readings are held while they may be");
+        }
+        Change::AccountRecovers(account) => {
+            tracing::info!(host = account.host(), "Datadog answers again");
+        }
+        Change::QueryFails(demand, error) => {
+            tracing::warn!(query = &*demand.query.text, %error, "a query gives no answer");
+        }
+        Change::QueryRecovers(demand) => {
+            tracing::info!(query = &*demand.query.text, "a query gives answers again");
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! What a trigger makes of what is known of its demand: a value, an error, or a wait. The one
+//! place that decides what is served while Datadog fails, and for how long.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Aggregator, PointOffset, Reckoning, TimeAggregator, Trigger};
+use crate::{
+    demand::{Reading, Series, Window},
+    refresh::{Latest, Verdict},
+    source::SourceError,
+};
+
+/// What KEDA is told.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measure {
+    /// Finite.
+    pub value: f64,
+    /// Whether `value` is above the trigger's activation.
+    pub active: bool,
+}
+
+/// Why a trigger has no value.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Unanswered {
+    #[error(transparent)]
+    Source(SourceError),
+    #[error(
+        "the query has no data in the {} seconds it looks at{}; wait for data, widen `age`, or \
+         set `metricUnavailableValue`",
+        .window.age,
+        if .window.offset > 0 { format!(", which end {} seconds ago", .window.offset) } else { String::new() }
+    )]
+    NoData { window: Window },
+    #[error("the query returns {series} series; set `queryAggregator`, or change it to return one")]
+    SeveralSeries { series: usize },
+    #[error("the {aggregator} of its series is not a finite number")]
+    NotFinite { aggregator: Aggregator },
+}
+
+impl Reckoning {
+    /// `default_hold` is the server's; `trigger` the one this reckoning belongs to.
+    ///
+    /// A reading past its due instant is held: while its refresh is under way, and while that
+    /// fails, up to the trigger's hold. One that says *inactive* is not held beyond one missed
+    /// refresh, for what it leads to is the end of the workload.
+    pub fn judge(
+        &self,
+        trigger: &Trigger,
+        latest: &Latest,
+        now: Instant,
+        default_hold: Duration,
+    ) -> Verdict<Measure, Unanswered> {
+        let measure = |value| Measure { value, active: value > trigger.activation };
+        let fill = trigger.fill.map(measure);
+        let failure = latest.failure.clone().map(Unanswered::Source);
+        // HTTP 422 comes and goes: once nothing can be held, it counts as no data.
+        let failed = |why| match latest.failure {
+            Some(SourceError::Unprocessable) => fill.map_or(Verdict::Failed(why), Verdict::Known),
+            _ => Verdict::Failed(why),
+        };
+        let Some(newest) = latest.readings.first() else {
+            return failure.map_or(Verdict::Awaited { otherwise: None }, failed);
+        };
+
+        let hold = trigger.hold.unwrap_or(default_hold);
+        let one_refresh = hold.min(newest.interval);
+        let late = |reading: &Reading| now.saturating_duration_since(reading.due_at());
+        // Nobody asked for a while: what is known is old, but no failure keeps it from being
+        // read again.
+        let overdue = failure.is_none() && late(newest) > one_refresh;
+
+        let (reading, measured, failure) = match self.reckon(newest) {
+            Ok(value) => (newest, measure(value), failure),
+            Err(no_data @ Unanswered::NoData { .. }) => {
+                let older =
+                    || latest.readings[1..].iter().find_map(|r| Some((r, self.reckon(r).ok()?)));
+                if let Some(fill) = fill {
+                    (newest, fill, failure)
+                } else if let Some((older, value)) = older() {
+                    (older, measure(value), Some(failure.unwrap_or(no_data)))
+                } else if overdue {
+                    return Verdict::Awaited { otherwise: None };
+                } else {
+                    return failed(failure.unwrap_or(no_data));
+                }
+            }
+            Err(_) if overdue => return Verdict::Awaited { otherwise: None },
+            Err(unusable) => return failed(failure.unwrap_or(unusable)),
+        };
+
+        let allowed = if measured.active { hold } else { one_refresh };
+        let may_be_held = late(reading) <= allowed;
+        match failure {
+            _ if overdue => Verdict::Awaited { otherwise: may_be_held.then_some(measured) },
+            None => Verdict::Known(measured),
+            Some(_) if may_be_held => Verdict::Known(measured),
+            Some(failure) => failed(failure),
+        }
+    }
+
+    /// One number of a reading: first over time, then over the series that have data.
+    fn reckon(&self, reading: &Reading) -> Result<f64, Unanswered> {
+        let aggregator = match (self.over_series, reading.series.len()) {
+            (Some(aggregator), _) => aggregator,
+            (None, 0 | 1) => Aggregator::Max,
+            (None, series) => return Err(Unanswered::SeveralSeries { series }),
+        };
+        let of_series =
+            reading.series.iter().filter_map(|s| self.over_time(s, reading.window_end_ms));
+        match aggregator.fold(of_series) {
+            Some(value) if value.is_finite() => Ok(value),
+            Some(_) => Err(Unanswered::NotFinite { aggregator }),
+            None => Err(Unanswered::NoData { window: self.query.window }),
+        }
+    }
+
+    /// `None` if no point is left after the offset.
+    fn over_time(&self, series: &Series, window_end_ms: i64) -> Option<f64> {
+        let points = &series.points;
+        let kept = match (self.offset, series.step) {
+            (PointOffset::Points(offset), _) => points.len().saturating_sub(offset),
+            // Nobody can tell how long the newest bucket still fills.
+            (PointOffset::Auto, None) => points.len(),
+            (PointOffset::Auto, Some(step)) => {
+                let step_ms = i64::try_from(step.as_millis()).unwrap_or(i64::MAX);
+                points.partition_point(|p| p.at_ms.saturating_add(step_ms) <= window_end_ms)
+            }
+        };
+        let kept = &points[..kept];
+        match self.over_time {
+            TimeAggregator::Last => kept.last().map(|point| point.value),
+            TimeAggregator::Over(aggregator) => aggregator.fold(kept.iter().map(|p| p.value)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, sync::Arc};
+
+    use super::*;
+    use crate::{demand::Point, trigger::Subject};
+
+    const REFRESH: Duration = Duration::from_secs(15);
+    const HOLD: Duration = Duration::from_mins(1);
+
+    fn trigger(extra: &[(&str, &str)]) -> Trigger {
+        let basis = [("query", "avg:a{*}"), ("queryValue", "10")];
+        let metadata: HashMap<String, String> = basis
+            .iter()
+            .chain(extra)
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        Trigger::parse(&metadata).expect("the metadata is sound").0
+    }
+
+    fn reckoning(trigger: &Trigger) -> &Reckoning {
+        match &trigger.subject {
+            Subject::Query(reckoning) => reckoning,
+            Subject::DatadogMetric { .. } => panic!("it is a query"),
+        }
+    }
+
+    /// A point every 10 s, the newest of which is at 100 s, in a window that ends there.
+    fn reading(series: &[&[f64]], taken_at: Instant) -> Arc<Reading> {
+        let series = series.iter().map(|values| {
+            let points = values.iter().rev().enumerate().map(|(back, value)| Point {
+                at_ms: 100_000 - 10_000 * i64::try_from(back).unwrap(),
+                value: *value,
+            });
+            let mut points: Vec<Point> = points.collect();
+            points.reverse();
+            Series { scope: "*".into(), step: Some(Duration::from_secs(10)), points: points.into() }
+        });
+        Arc::new(Reading {
+            series: series.collect(),
+            window_end_ms: 100_000,
+            taken_at,
+            interval: REFRESH,
+        })
+    }
+
+    /// Value of one reading, or the message.
+    #[track_caller]
+    fn check_value(extra: &[(&str, &str)], series: &[&[f64]], expected: &str) {
+        let trigger = trigger(extra);
+        let reading = reading(series, Instant::now());
+        let shown = match reckoning(&trigger).reckon(&reading) {
+            Ok(value) => value.to_string(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(shown, expected);
+    }
+
+    const NO_DATA: &str = "the query has no data in the 90 seconds it looks at; wait for data, \
+                           widen `age`, or set `metricUnavailableValue`";
+
+    #[test]
+    fn the_newest_point_counts() {
+        check_value(&[], &[&[1.0, 2.0, 3.0]], "3");
+        check_value(&[], &[&[-4.5]], "-4.5");
+        check_value(&[], &[], NO_DATA);
+        check_value(&[], &[&[]], NO_DATA);
+    }
+
+    #[test]
+    fn an_offset_leaves_out_the_newest_points() {
+        check_value(&[("lastAvailablePointOffset", "1")], &[&[1.0, 2.0, 3.0]], "2");
+        check_value(&[("lastAvailablePointOffset", "2")], &[&[1.0, 2.0, 3.0]], "1");
+        check_value(&[("lastAvailablePointOffset", "3")], &[&[1.0, 2.0, 3.0]], NO_DATA);
+        // The bucket that begins at 100 s is not over; the one before it is.
+        check_value(&[("lastAvailablePointOffset", "auto")], &[&[1.0, 2.0, 3.0]], "2");
+        check_value(&[("lastAvailablePointOffset", "auto")], &[&[3.0]], NO_DATA);
+    }
+
+    #[test]
+    fn points_are_aggregated_over_time_before_series_are() {
+        let two: &[&[f64]] = &[&[1.0, 2.0, 6.0], &[10.0, 20.0]];
+        for (over_time, over_series, value) in [
+            ("last", "sum", "26"),
+            ("average", "sum", "18"),
+            ("max", "min", "6"),
+            ("min", "max", "10"),
+            ("sum", "average", "19.5"),
+        ] {
+            check_value(
+                &[("timeAggregator", over_time), ("queryAggregator", over_series)],
+                two,
+                value,
+            );
+        }
+        check_value(
+            &[("timeAggregator", "sum"), ("lastAvailablePointOffset", "1")],
+            &[&[1.0, 2.0, 6.0]],
+            "3",
+        );
+    }
+
+    #[test]
+    fn several_series_need_an_aggregator() {
+        check_value(
+            &[],
+            &[&[1.0], &[]],
+            "the query returns 2 series; set `queryAggregator`, or change it to return one",
+        );
+    }
+
+    #[test]
+    fn a_series_without_data_does_not_spoil_the_others() {
+        check_value(&[("queryAggregator", "average")], &[&[1.0], &[], &[3.0]], "2");
+        check_value(&[("queryAggregator", "average")], &[&[], &[]], NO_DATA);
+    }
+
+    #[test]
+    fn a_sum_that_overflows_is_no_value() {
+        let sum = [("queryAggregator", "sum")];
+        let message = "the sum of its series is not a finite number";
+        check_value(&sum, &[&[f64::MAX], &[f64::MAX]], message);
+    }
+
+    /// What is served `after` the newest of the readings was taken.
+    #[track_caller]
+    fn check(
+        extra: &[(&str, &str)],
+        readings: &[&[&[f64]]],
+        failure: Option<SourceError>,
+        after: u64,
+        expected: &str,
+    ) {
+        let taken_at = Instant::now() + Duration::from_hours(1);
+        let readings = (0u32..)
+            .zip(readings)
+            .map(|(back, series)| reading(series, taken_at - REFRESH * back))
+            .collect();
+        let trigger = trigger(extra);
+        let now = taken_at + Duration::from_secs(after);
+        let verdict = reckoning(&trigger).judge(&trigger, &Latest { readings, failure }, now, HOLD);
+        let show =
+            |m: Measure| format!("{} {}", m.value, if m.active { "active" } else { "inactive" });
+        let shown = match verdict {
+            Verdict::Known(measure) => show(measure),
+            Verdict::Failed(error) => error.to_string(),
+            Verdict::Awaited { otherwise: None } => "awaited".to_owned(),
+            Verdict::Awaited { otherwise: Some(measure) } => {
+                format!("awaited, else {}", show(measure))
+            }
+        };
+        assert_eq!(shown, expected, "{after} s after the newest reading");
+    }
+
+    fn outage() -> Option<SourceError> {
+        Some(SourceError::Outage { host: "dd".into(), what: "503".into() })
+    }
+
+    const OUTAGE: &str = "Datadog fails at dd (503); nothing is wrong with the query";
+
+    #[test]
+    fn nothing_known_is_awaited_and_a_failure_is_told() {
+        check(&[], &[], None, 0, "awaited");
+        check(&[], &[], outage(), 0, OUTAGE);
+        check(&[("metricUnavailableValue", "5")], &[], outage(), 0, OUTAGE);
+    }
+
+    #[test]
+    fn activation_is_strictly_above() {
+        check(&[("activationQueryValue", "5")], &[&[&[5.0]]], None, 0, "5 inactive");
+        check(&[("activationQueryValue", "5")], &[&[&[5.5]]], None, 0, "5.5 active");
+        check(&[("activationQueryValue", "-10")], &[&[&[-5.0]]], None, 0, "-5 active");
+        check(&[], &[&[&[0.0]]], None, 0, "0 inactive");
+    }
+
+    #[test]
+    fn an_active_reading_is_held_through_an_outage_for_the_hold() {
+        for after in [16, 30, 75] {
+            check(&[], &[&[&[5.0]]], outage(), after, "5 active");
+        }
+        check(&[], &[&[&[5.0]]], outage(), 76, OUTAGE);
+    }
+
+    #[test]
+    fn an_inactive_reading_is_held_for_one_refresh_only() {
+        check(&[], &[&[&[0.0]]], outage(), 30, "0 inactive");
+        check(&[], &[&[&[0.0]]], outage(), 31, OUTAGE);
+    }
+
+    #[test]
+    fn the_trigger_says_how_long_to_hold() {
+        check(&[("holdLastValue", "600")], &[&[&[5.0]]], outage(), 615, "5 active");
+        check(&[("holdLastValue", "600")], &[&[&[5.0]]], outage(), 616, OUTAGE);
+        check(&[("holdLastValue", "5")], &[&[&[0.0]]], outage(), 20, "0 inactive");
+        check(&[("holdLastValue", "5")], &[&[&[0.0]]], outage(), 21, OUTAGE);
+        // Off: not beyond the due instant, and a refresh under way is waited for.
+        check(&[("holdLastValue", "0")], &[&[&[5.0]]], outage(), 15, "5 active");
+        check(&[("holdLastValue", "0")], &[&[&[5.0]]], outage(), 16, OUTAGE);
+        check(&[("holdLastValue", "0")], &[&[&[5.0]]], None, 15, "5 active");
+        check(&[("holdLastValue", "0")], &[&[&[5.0]]], None, 16, "awaited");
+    }
+
+    #[test]
+    fn a_refresh_under_way_delays_nobody() {
+        check(&[], &[&[&[5.0]]], None, 30, "5 active");
+        check(&[], &[&[&[0.0]]], None, 30, "0 inactive");
+    }
+
+    #[test]
+    fn after_a_sleep_a_new_reading_is_awaited() {
+        check(&[], &[&[&[5.0]]], None, 31, "awaited, else 5 active");
+        check(&[], &[&[&[5.0]]], None, 76, "awaited");
+        check(&[], &[&[&[0.0]]], None, 31, "awaited");
+        check(&[], &[&[]], None, 31, "awaited");
+        check(&[], &[&[&[1.0], &[2.0]]], None, 31, "awaited");
+    }
+
+    #[test]
+    fn no_data_is_answered_by_the_fallback_value_at_once() {
+        let fill = [("metricUnavailableValue", "3")];
+        check(&fill, &[&[]], None, 0, "3 active");
+        check(&fill, &[&[&[]], &[&[5.0]]], None, 0, "3 active");
+        // What was served is held through an outage like any value, and no longer.
+        check(&fill, &[&[]], outage(), 75, "3 active");
+        check(&fill, &[&[]], outage(), 76, OUTAGE);
+    }
+
+    #[test]
+    fn without_a_fallback_value_the_last_value_is_held() {
+        check(&[], &[&[]], None, 0, NO_DATA);
+        // The older reading was due when the newer was taken.
+        check(&[], &[&[], &[&[5.0]]], None, 0, "5 active");
+        check(&[], &[&[], &[&[5.0]]], outage(), 60, "5 active");
+        check(&[], &[&[], &[&[5.0]]], outage(), 61, OUTAGE);
+        check(&[], &[&[], &[&[]], &[&[], &[]], &[&[5.0]]], None, 15, "5 active");
+        check(&[], &[&[], &[&[]], &[&[], &[]], &[&[0.0]]], None, 0, NO_DATA);
+    }
+
+    #[test]
+    fn an_offset_beyond_the_newest_answer_looks_into_the_one_before() {
+        let back = [("lastAvailablePointOffset", "1")];
+        check(&back, &[&[&[7.0]], &[&[5.0, 6.0]]], None, 0, "5 active");
+    }
+
+    #[test]
+    fn a_422_is_held_then_filled_then_told() {
+        let unprocessable = || Some(SourceError::Unprocessable);
+        let message = "Datadog cannot process the query at the moment (422)";
+        check(&[], &[&[&[5.0]]], unprocessable(), 75, "5 active");
+        check(&[], &[&[&[5.0]]], unprocessable(), 76, message);
+        let fill = [("metricUnavailableValue", "0")];
+        check(&fill, &[&[&[5.0]]], unprocessable(), 75, "5 active");
+        check(&fill, &[&[&[5.0]]], unprocessable(), 76, "0 inactive");
+        check(&fill, &[], unprocessable(), 0, "0 inactive");
+        check(&[], &[], unprocessable(), 0, message);
+    }
+}

@@ -1,0 +1,146 @@
+//! The keys of a trigger's metadata, and what is said of those that mean nothing.
+
+use std::{collections::HashMap, fmt};
+
+/// Every key that means something, to us or to KEDA.
+pub const KEYS: [&str; 31] = [
+    "activationQueryValue",
+    "activationTargetValue",
+    "age",
+    "asMetricSource",
+    "authMode",
+    "authModes",
+    "datadogMetricName",
+    "datadogMetricNamespace",
+    "enableTLS",
+    "holdLastValue",
+    "hpaMetricName",
+    "lastAvailablePointOffset",
+    "maxAge",
+    "metricUnavailableValue",
+    "query",
+    "queryAggregator",
+    "queryValue",
+    "scalerAddress",
+    "targetValue",
+    "timeAggregator",
+    "timeWindowOffset",
+    "timeout",
+    "triggerName",
+    "type",
+    "unsafeSsl",
+    "useClusterAgentProxy",
+    // KEDA's generic external scaler reads these from a TriggerAuthentication only; older
+    // documentation shows them in the metadata, where they do no harm.
+    "caCert",
+    "tlsCertFile",
+    "tlsClientCert",
+    "tlsClientKey",
+    "tlsKeyFile",
+];
+
+/// Parameters of a TriggerAuthentication. In the metadata they have no effect.
+const CREDENTIALS: [&str; 9] = [
+    "apiKey",
+    "appKey",
+    "bearerToken",
+    "datadogCaCert",
+    "datadogMetricsService",
+    "datadogMetricsServicePort",
+    "datadogNamespace",
+    "datadogSite",
+    "token",
+];
+
+/// How alike two keys must be (0 to 1) for one to be taken for the other.
+const LIKENESS: f64 = 0.7;
+/// Most characters of a value or unknown key that a message repeats.
+const MAX_SHOWN: usize = 100;
+
+/// Something that works, but perhaps not as its author thinks. Values are not repeated: that of
+/// an unknown key may be a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Advice {
+    Unknown { key: String, nearest: Option<&'static str> },
+    Credential { key: String },
+}
+
+/// What is to be said of the keys, in alphabetical order.
+pub(super) fn advice(metadata: &HashMap<String, String>) -> Vec<Advice> {
+    let mut unknown: Vec<&str> =
+        metadata.keys().map(String::as_str).filter(|key| !KEYS.contains(key)).collect();
+    unknown.sort_unstable();
+    unknown
+        .into_iter()
+        .map(|key| {
+            if CREDENTIALS.contains(&key.strip_suffix("FromEnv").unwrap_or(key)) {
+                Advice::Credential { key: key.to_owned() }
+            } else {
+                Advice::Unknown { key: shorten(key), nearest: nearest_key(key) }
+            }
+        })
+        .collect()
+}
+
+pub(super) fn nearest_key(key: &str) -> Option<&'static str> {
+    // The distance takes time in both lengths; a key may be anything.
+    if key.len() > MAX_SHOWN {
+        return None;
+    }
+    let key = key.to_lowercase();
+    KEYS.iter()
+        .map(|known| (strsim::normalized_damerau_levenshtein(&key, &known.to_lowercase()), *known))
+        .filter(|(likeness, _)| *likeness >= LIKENESS)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, known)| known)
+}
+
+/// For a message: one line, and not too long.
+pub(super) fn shorten(text: &str) -> String {
+    let mut shown: String =
+        text.chars().take(MAX_SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(MAX_SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown { key, nearest: Some(nearest) } => {
+                write!(f, "`{key}` is not known and ignored; did you mean `{nearest}`?")
+            }
+            Self::Unknown { key, nearest: None } => {
+                write!(f, "`{key}` is not known and ignored; take it out")
+            }
+            Self::Credential { key } => write!(
+                f,
+                "`{key}` is ignored in metadata, where everybody can read it; the server has its \
+                 own account (`DD_API_KEY`, `DD_APP_KEY` and `DD_SITE`, or `--credentials-dir`)"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_questioned_without_its_value() {
+        let keys = ["query", "apiKeyFromEnv", "colour", "queryAggregater", "scalerAddress"];
+        let metadata = keys.map(|key| (key.to_owned(), "secret".to_owned())).into();
+        let advice: Vec<String> = advice(&metadata).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            advice,
+            [
+                "`apiKeyFromEnv` is ignored in metadata, where everybody can read it; the server \
+                 has its own account (`DD_API_KEY`, `DD_APP_KEY` and `DD_SITE`, or \
+                 `--credentials-dir`)",
+                "`colour` is not known and ignored; take it out",
+                "`queryAggregater` is not known and ignored; did you mean `queryAggregator`?",
+            ]
+        );
+    }
+}
