@@ -12,7 +12,13 @@
 //!
 //! The modules are listed in reading order, and a module uses only modules listed after it.
 
+pub mod cli;
+pub mod sandbox;
+pub mod serve;
+pub mod scaler;
+pub mod admin;
 pub mod trigger;
+pub mod credentials;
 pub mod refresh;
 pub mod source;
 pub mod http;

@@ -45,7 +45,7 @@ pub enum SourceError {
          may read metrics (`timeseries_query`)"
     )]
     Refused { status: u16, host: String },
-    #[error("Datadog's rate limit is spent at {host} (429){}", .limit.map(|l| l.describe()).unwrap_or_default())]
+    #[error("Datadog's rate limit is spent at {host} (429){}", .limit.map(RateLimit::describe).unwrap_or_default())]
     Throttled { host: String, limit: Option<RateLimit> },
     /// Comes and goes for sound queries: kedacore/keda#7246.
     #[error("Datadog cannot process the query at the moment (422)")]
@@ -103,16 +103,13 @@ impl SourceError {
 
 impl RateLimit {
     fn describe(self) -> String {
-        let mut text = String::new();
-        if let Some(limit) = self.limit {
-            text += &format!(": {limit} requests");
-            if let Some(period) = self.period {
-                text += &format!(" each {} s", period.as_secs());
-            }
-        }
-        if let Some(reset) = self.reset {
-            text += &format!("; it resets in {} s", reset.as_secs());
-        }
-        text
+        let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs());
+        let limit = match (self.limit, seconds(self.period)) {
+            (Some(limit), Some(period)) => format!(": {limit} requests each {period} s"),
+            (Some(limit), None) => format!(": {limit} requests"),
+            (None, _) => String::new(),
+        };
+        let reset = seconds(self.reset).map(|reset| format!("; it resets in {reset} s"));
+        limit + &reset.unwrap_or_default()
     }
 }

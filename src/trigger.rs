@@ -74,7 +74,7 @@ pub enum Aggregator {
 
 impl Trigger {
     /// The smallest target that KEDA can express: it formats targets with three decimals
-    /// (`quantityFromFloat64`, pkg/scalers/external_scaler.go).
+    /// (`quantityFromFloat64`, `pkg/scalers/external_scaler.go`).
     pub const MIN_TARGET: f64 = 0.0005;
 
     /// The name the built-in scaler would give the HPA metric, without the `sN-` that KEDA puts

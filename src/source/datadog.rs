@@ -105,7 +105,7 @@ pub fn wall_clock() -> Timestamp {
 }
 
 /// `from` and `to` in seconds since the epoch, as KEDA's built-in scaler reckons them
-/// (`getQueryResult`, pkg/scalers/datadog_scaler.go).
+/// (`getQueryResult`, `pkg/scalers/datadog_scaler.go`).
 fn span(window: Window, now: Timestamp) -> (i64, i64) {
     let seconds = |s: u64| i64::try_from(s).unwrap_or(i64::MAX);
     let to = now.as_second().saturating_sub(seconds(window.offset)).max(0);

@@ -19,13 +19,13 @@ pub fn split(text: &str) -> Option<Vec<&str>> {
                 chars.next();
             }
             (Some(open), _) if c == open => quote = None,
-            (Some(_), _) => {}
             (None, '"' | '\'') => quote = Some(c),
             (None, '(') => closers.push(')'),
             (None, '{') => closers.push('}'),
             (None, '[') => closers.push(']'),
             (None, ')' | '}' | ']') => {
-                if closers.pop() != Some(c) {
+                let closes = closers.pop() == Some(c);
+                if !closes {
                     return None;
                 }
             }
@@ -33,7 +33,7 @@ pub fn split(text: &str) -> Option<Vec<&str>> {
                 queries.push(&text[start..at]);
                 start = at + 1;
             }
-            (None, _) => {}
+            _ => {}
         }
     }
     if quote.is_some() || !closers.is_empty() {
@@ -87,7 +87,7 @@ mod tests {
     fn a_rollup_is_read_with_and_without_its_method() {
         assert_eq!(rollup("avg:a{*}"), None);
         assert_eq!(rollup("avg:a{*}.rollup(avg)"), None);
-        assert_eq!(rollup("avg:a{*}.rollup(60)"), Some(Duration::from_secs(60)));
+        assert_eq!(rollup("avg:a{*}.rollup(60)"), Some(Duration::from_mins(1)));
         assert_eq!(rollup("avg:a{*}.rollup(max, 20).as_rate()"), Some(Duration::from_secs(20)));
         let ratio = "sum:a{*}.rollup(sum, 10) / sum:b{*}.rollup(sum, 30)";
         assert_eq!(rollup(ratio), Some(Duration::from_secs(30)));

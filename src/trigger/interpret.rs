@@ -265,7 +265,7 @@ mod tests {
     fn check(
         extra: &[(&str, &str)],
         readings: &[&[&[f64]]],
-        failure: Option<SourceError>,
+        failure: impl Into<Option<SourceError>>,
         after: u64,
         expected: &str,
     ) {
@@ -274,9 +274,10 @@ mod tests {
             .zip(readings)
             .map(|(back, series)| reading(series, taken_at - REFRESH * back))
             .collect();
+        let latest = Latest { readings, failure: failure.into() };
         let trigger = trigger(extra);
         let now = taken_at + Duration::from_secs(after);
-        let verdict = reckoning(&trigger).judge(&trigger, &Latest { readings, failure }, now, HOLD);
+        let verdict = reckoning(&trigger).judge(&trigger, &latest, now, HOLD);
         let show =
             |m: Measure| format!("{} {}", m.value, if m.active { "active" } else { "inactive" });
         let shown = match verdict {
@@ -290,8 +291,8 @@ mod tests {
         assert_eq!(shown, expected, "{after} s after the newest reading");
     }
 
-    fn outage() -> Option<SourceError> {
-        Some(SourceError::Outage { host: "dd".into(), what: "503".into() })
+    fn outage() -> SourceError {
+        SourceError::Outage { host: "dd".into(), what: "503".into() }
     }
 
     const OUTAGE: &str = "Datadog fails at dd (503); nothing is wrong with the query";
@@ -382,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_422_is_held_then_filled_then_told() {
-        let unprocessable = || Some(SourceError::Unprocessable);
+        let unprocessable = || SourceError::Unprocessable;
         let message = "Datadog cannot process the query at the moment (422)";
         check(&[], &[&[&[5.0]]], unprocessable(), 75, "5 active");
         check(&[], &[&[&[5.0]]], unprocessable(), 76, message);

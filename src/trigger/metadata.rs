@@ -1,6 +1,5 @@
 //! The `metadata` map of a trigger → `Trigger`. Names, defaults and grammar are those of KEDA's
-//! built-in scaler (pkg/scalers/datadog_scaler.go, pkg/scalers/scalersconfig/typed_config.go),
-//! so that a ScaledObject moves over unchanged.
+//! built-in scaler (`pkg/scalers/datadog_scaler.go`, `pkg/scalers/scalersconfig/typed_config.go`), so that a ScaledObject moves over unchanged.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -144,14 +143,14 @@ impl<'a> Reader<'a> {
     fn point_offset(&mut self) -> PointOffset {
         match self.text("lastAvailablePointOffset") {
             Some("auto") => PointOffset::Auto,
-            Some(value) => match serde_json::from_str(value) {
-                Ok(points) => PointOffset::Points(points),
-                Err(_) => {
-                    let expected = "a whole number of points, not negative, or `auto`";
-                    self.invalid("lastAvailablePointOffset", value, expected);
-                    PointOffset::Points(0)
+            Some(value) => {
+                if let Ok(points) = serde_json::from_str(value) {
+                    return PointOffset::Points(points);
                 }
-            },
+                let expected = "a whole number of points, not negative, or `auto`";
+                self.invalid("lastAvailablePointOffset", value, expected);
+                PointOffset::Points(0)
+            }
             None => PointOffset::Points(0),
         }
     }

@@ -1,0 +1,388 @@
+//! Every flag and environment name, turned into each room's `Config`. The only file that knows
+//! them.
+
+use std::{
+    ffi::OsString,
+    io::IsTerminal as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
+use url::Url;
+
+use crate::{
+    credentials::{self, Given, Origin},
+    http, refresh, sandbox, scaler, serve,
+};
+
+/// A KEDA external scaler for Datadog: any number of triggers from few requests
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer KEDA
+    #[command(after_help = SERVE_HELP)]
+    Serve(Serve),
+    /// Try it: a simulated Datadog and the real server in front of it, on this machine only
+    Sandbox(Sandbox),
+}
+
+const SERVE_HELP: &str = "\
+Environment:
+  DD_API_KEY, DD_APP_KEY  the server's own Datadog keys; they have no flag, since the command
+                          line of a process can be read by others. An access token (`ddpat_`,
+                          `ddsat_`) goes into DD_APP_KEY, without an API key.
+  DD_SITE                 the site of these keys [default: datadoghq.com]
+  HTTPS_PROXY, NO_PROXY   the proxy to reach Datadog through
+  RUST_LOG                which logs to write [default: info]";
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Address for KEDA (gRPC) [default: [::]:9090, or 0.0.0.0:9090 without IPv6]
+    #[arg(long, env = "SCALER_LISTEN", value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+
+    /// Address for health and metrics (HTTP) [default: [::]:8080, or 0.0.0.0:8080 without IPv6]
+    #[arg(long, env = "SCALER_ADMIN_LISTEN", value_name = "ADDRESS")]
+    admin_listen: Option<SocketAddr>,
+
+    /// Base URL of the Datadog API, in place of `https://api.<site>`; also `DATADOG_HOST`
+    #[arg(long, env = "SCALER_DATADOG_URL", value_name = "URL", value_parser = base_url)]
+    datadog_url: Option<Url>,
+
+    /// Directory with the files `api_key`, `app_key` and, if there is one, `site`; re-read when
+    /// they change; wins over `DD_API_KEY`, `DD_APP_KEY` and `DD_SITE`
+    #[arg(long, env = "SCALER_CREDENTIALS_DIR", value_name = "DIRECTORY")]
+    credentials_dir: Option<PathBuf>,
+
+    /// File with CA certificates (PEM) to trust beside the system's when reaching Datadog
+    #[arg(long, env = "SCALER_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+
+    /// How long one request to Datadog may take
+    #[arg(long, env = "SCALER_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = positive)]
+    request_timeout: Duration,
+
+    /// How long everything is served on after SIGTERM, not ready [default: 5s, 0s on a terminal]
+    #[arg(long, env = "SCALER_DRAIN_DELAY", value_name = "DURATION", value_parser = duration)]
+    drain_delay: Option<Duration>,
+
+    #[command(flatten)]
+    engine: Engine,
+
+    #[command(flatten)]
+    log: Log,
+}
+
+/// What `serve` and `sandbox` have in common.
+#[derive(Debug, Args)]
+pub struct Engine {
+    /// How often a query is read while somebody asks for it
+    #[arg(long, env = "SCALER_REFRESH", value_name = "DURATION", default_value = "15s", value_parser = positive)]
+    refresh: Duration,
+
+    /// How long a last good reading is held while Datadog fails, past its due refresh; per
+    /// trigger: `holdLastValue`
+    #[arg(long, env = "SCALER_HOLD", value_name = "DURATION", default_value = "1m", value_parser = duration)]
+    hold: Duration,
+
+    /// How long KEDA may be kept waiting for an answer; per trigger: `timeout`
+    #[arg(long, env = "SCALER_PATIENCE", value_name = "DURATION", default_value = "2.5s", value_parser = positive)]
+    patience: Duration,
+
+    /// A query that nobody asked for in this time is no longer read
+    #[arg(long, env = "SCALER_IDLE_AFTER", value_name = "DURATION", default_value = "2m", value_parser = positive)]
+    idle_after: Duration,
+
+    /// Refuse triggers with metadata keys that are not known
+    #[arg(long, env = "SCALER_STRICT_METADATA")]
+    strict_metadata: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Log {
+    /// How logs are written [default: text on a terminal, else json]
+    #[arg(long, env = "SCALER_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct Sandbox {
+    /// Address for KEDA or grpcurl (gRPC)
+    #[arg(long, env = "SCALER_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:9090", value_parser = loopback)]
+    listen: SocketAddr,
+
+    /// Address for health and metrics (HTTP)
+    #[arg(long, env = "SCALER_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = loopback)]
+    admin_listen: SocketAddr,
+
+    /// Address of the simulated Datadog (HTTP)
+    #[arg(long, env = "SCALER_DATADOG_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8126", value_parser = loopback)]
+    datadog_listen: SocketAddr,
+
+    /// Run the simulated Datadog only, for a `serve` of your own
+    #[arg(long)]
+    datadog_only: bool,
+
+    /// Requests that the simulated Datadog answers in an hour; then it answers 429
+    #[arg(long, env = "SCALER_RATE_LIMIT", value_name = "REQUESTS", default_value_t = 1_600)]
+    rate_limit: u32,
+
+    #[command(flatten)]
+    engine: Engine,
+
+    #[command(flatten)]
+    log: Log,
+}
+
+/// What the environment says that is no flag: Datadog's own names.
+pub struct Environment {
+    given: Given,
+    datadog_host: Option<String>,
+}
+
+/// Something on the command line or in the environment that cannot work: exit code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    #[error("`DATADOG_HOST` is \"{value}\", but {expected}")]
+    DatadogHost { value: String, expected: String },
+}
+
+impl Environment {
+    /// `var` is `std::env::var_os`.
+    pub fn read(var: impl Fn(&str) -> Option<OsString>) -> Self {
+        let text = |name| var(name).map(|value| value.to_string_lossy().into_owned());
+        let given = Given {
+            api_key: text("DD_API_KEY").map(Into::into),
+            app_key: text("DD_APP_KEY").map(Into::into),
+            site: text("DD_SITE"),
+        };
+        Self { given, datadog_host: text("DATADOG_HOST").filter(|host| !host.trim().is_empty()) }
+    }
+}
+
+impl Serve {
+    pub fn config(&self, environment: Environment) -> Result<serve::Config, UsageError> {
+        let base_url = match (&self.datadog_url, environment.datadog_host) {
+            (Some(url), _) => Some(url.clone()),
+            (None, Some(value)) => match base_url(&value) {
+                Ok(url) => Some(url),
+                Err(expected) => return Err(UsageError::DatadogHost { value, expected }),
+            },
+            (None, None) => None,
+        };
+        let origin = match &self.credentials_dir {
+            Some(directory) => Origin::Directory(directory.clone()),
+            None => Origin::Given(environment.given),
+        };
+        let on_terminal = std::io::stderr().is_terminal();
+        let default_delay = if on_terminal { Duration::ZERO } else { Duration::from_secs(5) };
+        Ok(serve::Config {
+            credentials: credentials::Config { origin, base_url },
+            http: http::Config {
+                request_timeout: self.request_timeout,
+                ca_file: self.ca_file.clone(),
+                proxy_from_environment: true,
+            },
+            refresh: self.engine.refresh_config(),
+            scaler: self.engine.scaler_config(),
+            drain_delay: self.drain_delay.unwrap_or(default_delay),
+            connection_age: connection_age(),
+        })
+    }
+
+    /// The gRPC and the admin address.
+    pub fn addresses(&self) -> (SocketAddr, SocketAddr) {
+        let on = |port| self::any_address(port);
+        (self.listen.unwrap_or_else(|| on(9090)), self.admin_listen.unwrap_or_else(|| on(8080)))
+    }
+
+    pub fn log_format(&self) -> LogFormat {
+        self.log.format()
+    }
+}
+
+impl Sandbox {
+    pub fn config(&self) -> sandbox::Config {
+        sandbox::Config {
+            listen: self.listen,
+            admin_listen: self.admin_listen,
+            datadog_listen: self.datadog_listen,
+            datadog_only: self.datadog_only,
+            rate_limit: self.rate_limit,
+            refresh: self.engine.refresh_config(),
+            scaler: self.engine.scaler_config(),
+            connection_age: connection_age(),
+        }
+    }
+
+    pub fn log_format(&self) -> LogFormat {
+        self.log.format()
+    }
+}
+
+impl Engine {
+    fn refresh_config(&self) -> refresh::Config {
+        refresh::Config { refresh: self.refresh, idle_after: self.idle_after }
+    }
+
+    fn scaler_config(&self) -> scaler::Config {
+        scaler::Config {
+            patience: self.patience,
+            hold: self.hold,
+            strict_metadata: self.strict_metadata,
+            stream_age: Duration::from_mins(10),
+            repeat_active: Duration::from_mins(1),
+        }
+    }
+}
+
+impl Log {
+    fn format(&self) -> LogFormat {
+        self.log_format.unwrap_or(if std::io::stderr().is_terminal() {
+            LogFormat::Text
+        } else {
+            LogFormat::Json
+        })
+    }
+}
+
+/// 10 minutes ±10 %, drawn once per process: tonic knows no jitter per connection.
+fn connection_age() -> Duration {
+    Duration::from_mins(10).mul_f64(0.9 + 0.2 * fastrand::f64())
+}
+
+/// All of IPv6, which includes IPv4 on Linux; all of IPv4 where IPv6 is off.
+fn any_address(port: u16) -> SocketAddr {
+    let has_ipv6 = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
+    let any =
+        if has_ipv6 { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
+    (any, port).into()
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.trim()
+        .parse::<SignedDuration>()
+        .ok()
+        .and_then(|duration| duration.try_into().ok())
+        .ok_or_else(|| "must be a duration such as `500ms`, `15s` or `1m30s`".to_owned())
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be more than nothing".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr =
+        text.parse().map_err(|_| "must be an address such as `127.0.0.1:9090`".to_owned())?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err("must be a loopback address: the sandbox answers everybody who reaches it".to_owned())
+    }
+}
+
+fn base_url(text: &str) -> Result<Url, String> {
+    let text = text.trim();
+    let with_scheme =
+        if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
+    let url: Url = with_scheme
+        .parse()
+        .map_err(|_| "must be a URL such as `https://api.datadoghq.eu`".to_owned())?;
+    let plain = url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !plain {
+        return Err(
+            "must be a URL such as `https://api.datadoghq.eu`, without user, query or fragment"
+                .to_owned(),
+        );
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("2.5s"), Ok(Duration::from_millis(2_500)));
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for odd in ["15", "-1s", "soon", ""] {
+            assert!(duration(odd).is_err(), "{odd}");
+        }
+        assert!(positive("0s").is_err());
+    }
+
+    #[test]
+    fn a_base_url_needs_no_scheme_and_carries_no_password() {
+        assert_eq!(base_url("api.datadoghq.eu").unwrap().as_str(), "https://api.datadoghq.eu/");
+        assert_eq!(base_url("http://127.0.0.1:8126").unwrap().as_str(), "http://127.0.0.1:8126/");
+        for odd in ["", "ftp://x.y", "https://a:b@c.d", "https://a.b/?c", "https://"] {
+            assert!(base_url(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn the_sandbox_stays_on_this_machine() {
+        assert!(loopback("127.0.0.1:1").is_ok());
+        assert!(loopback("[::1]:1").is_ok());
+        assert!(loopback("0.0.0.0:1").is_err());
+    }
+
+    #[track_caller]
+    fn serve_config(arguments: &[&str], environment: &[(&str, &str)]) -> serve::Config {
+        let arguments = [&["keda-datadog-scaler", "serve"], arguments].concat();
+        let Command::Serve(serve) = Cli::parse_from(arguments).command else {
+            panic!("it is `serve`")
+        };
+        let environment = Environment::read(|name| {
+            let (_, value) = environment.iter().find(|(key, _)| *key == name)?;
+            Some(OsString::from(value))
+        });
+        serve.config(environment).unwrap()
+    }
+
+    #[test]
+    fn datadog_host_is_the_base_url_unless_a_flag_is_given() {
+        let host = [("DATADOG_HOST", "https://dd.example.com")];
+        let url = |config: serve::Config| config.credentials.base_url.map(|url| url.to_string());
+        assert_eq!(url(serve_config(&[], &host)).as_deref(), Some("https://dd.example.com/"));
+        let flag = ["--datadog-url", "http://127.0.0.1:1"];
+        assert_eq!(url(serve_config(&flag, &host)).as_deref(), Some("http://127.0.0.1:1/"));
+        assert_eq!(url(serve_config(&[], &[("DATADOG_HOST", " ")])), None);
+    }
+
+    #[test]
+    fn a_directory_of_credentials_wins() {
+        let config = serve_config(&["--credentials-dir", "/keys"], &[("DD_API_KEY", "a")]);
+        assert!(matches!(config.credentials.origin, Origin::Directory(_)));
+    }
+}

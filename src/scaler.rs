@@ -1,0 +1,302 @@
+//! The RPCs of KEDA's ExternalScaler: understand, read, answer.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, stream};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status};
+
+use crate::{
+    credentials::Credentials,
+    demand::Demand,
+    metrics::{Method, Metrics},
+    proto::{
+        GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, IsActiveResponse, MetricSpec,
+        MetricValue, ScaledObjectRef, external_scaler_server::ExternalScaler,
+    },
+    refresh::{Refresher, Unread},
+    trigger::{Fault, Measure, MetadataError, Reckoning, Subject, Trigger},
+};
+
+mod status;
+mod streams;
+
+use status::{Failure, Journal, code_name};
+use streams::{ActiveStream, OpenStream, SpecStream};
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Scaler {
+    shared: Arc<Shared>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// The longest that a unary RPC takes. KEDA's scale loop sets no deadline, and an object
+    /// that is waited for is not scaled meanwhile.
+    pub patience: Duration,
+    /// How long a reading is held past its due refresh, unless the trigger says otherwise.
+    pub hold: Duration,
+    /// Whether unknown metadata keys are errors.
+    pub strict_metadata: bool,
+    /// After about this time a stream ends with OK, so that KEDA opens it anew, perhaps elsewhere.
+    pub stream_age: Duration,
+    /// How often a stream repeats that a trigger is active: KEDA drops a message that comes
+    /// before the object's HPA exists (`status.externalMetricNames`, since v2.20.0).
+    pub repeat_active: Duration,
+}
+
+struct Shared {
+    config: Config,
+    credentials: Credentials,
+    refresher: Refresher,
+    metrics: Arc<Metrics>,
+    journal: Journal,
+    /// Streams end with OK when it fires.
+    draining: CancellationToken,
+}
+
+impl Scaler {
+    pub fn new(
+        config: Config,
+        credentials: Credentials,
+        refresher: Refresher,
+        metrics: Arc<Metrics>,
+        draining: CancellationToken,
+    ) -> Self {
+        let journal = Journal::default();
+        let shared = Shared { config, credentials, refresher, metrics, journal, draining };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ExternalScaler for Scaler {
+    type StreamIsActiveStream = ResponseStream<IsActiveResponse>;
+    type StreamMetricSpecStream = ResponseStream<GetMetricSpecResponse>;
+
+    async fn get_metric_spec(
+        &self,
+        request: Request<ScaledObjectRef>,
+    ) -> Result<Response<GetMetricSpecResponse>, Status> {
+        let started_at = Instant::now();
+        let object = request.into_inner();
+        let spec = self.shared.understand(&object).map(|trigger| spec(&trigger));
+        self.shared.answer(Method::GetMetricSpec, &object, started_at, spec)
+    }
+
+    async fn get_metrics(
+        &self,
+        request: Request<GetMetricsRequest>,
+    ) -> Result<Response<GetMetricsResponse>, Status> {
+        let started_at = Instant::now();
+        let GetMetricsRequest { scaled_object_ref, metric_name } = request.into_inner();
+        let Some(object) = scaled_object_ref else {
+            let nobody = ScaledObjectRef::default();
+            let failure = Err(Failure::NoScaledObject);
+            return self.shared.answer(Method::GetMetrics, &nobody, started_at, failure);
+        };
+        let measured = self.shared.measure(&object, started_at).await;
+        let values = measured.map(|measure| values(metric_name, measure));
+        self.shared.answer(Method::GetMetrics, &object, started_at, values)
+    }
+
+    async fn is_active(
+        &self,
+        request: Request<ScaledObjectRef>,
+    ) -> Result<Response<IsActiveResponse>, Status> {
+        let started_at = Instant::now();
+        let object = request.into_inner();
+        let measured = self.shared.measure(&object, started_at).await;
+        let active = measured.map(|measure| IsActiveResponse { result: measure.active });
+        self.shared.answer(Method::IsActive, &object, started_at, active)
+    }
+
+    async fn stream_is_active(
+        &self,
+        request: Request<ScaledObjectRef>,
+    ) -> Result<Response<Self::StreamIsActiveStream>, Status> {
+        let object = request.into_inner();
+        let understood = self.shared.understand(&object).and_then(|trigger| {
+            reckoning(&trigger)?;
+            Ok(trigger)
+        });
+        let open = self.shared.open(Method::StreamIsActive, &object, understood)?;
+        let stream = ActiveStream::new(open, self.shared.clone());
+        let messages = stream::unfold(stream, |mut stream| async {
+            let result = stream.next().await?;
+            Some((Ok(IsActiveResponse { result }), stream))
+        });
+        Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn stream_metric_spec(
+        &self,
+        request: Request<ScaledObjectRef>,
+    ) -> Result<Response<Self::StreamMetricSpecStream>, Status> {
+        let object = request.into_inner();
+        let understood = self.shared.understand(&object);
+        let open = self.shared.open(Method::StreamMetricSpec, &object, understood)?;
+        let stream = SpecStream::new(open, self.shared.clone());
+        let messages = stream::unfold(stream, |mut stream| async {
+            let trigger = stream.next().await?;
+            Some((Ok(spec(&trigger)), stream))
+        });
+        Ok(Response::new(Box::pin(messages)))
+    }
+}
+
+impl Shared {
+    /// From the metadata alone: no Datadog, no credentials.
+    fn understand(&self, object: &ScaledObjectRef) -> Result<Trigger, Failure> {
+        let (trigger, advice) =
+            Trigger::parse(&object.scaler_metadata).map_err(Failure::Metadata)?;
+        if self.config.strict_metadata && !advice.is_empty() {
+            let faults = advice.into_iter().map(Fault::Unwanted).collect();
+            return Err(Failure::Metadata(MetadataError { faults }));
+        }
+        self.journal.advise(object, &advice);
+        Ok(trigger)
+    }
+
+    async fn measure(
+        &self,
+        object: &ScaledObjectRef,
+        started_at: Instant,
+    ) -> Result<Measure, Failure> {
+        let trigger = self.understand(object)?;
+        let reckoning = reckoning(&trigger)?;
+        let patience =
+            trigger.timeout.map_or(self.config.patience, |t| t.min(self.config.patience));
+        let deadline = started_at + patience;
+        loop {
+            let account = self.credentials.own().map_err(Failure::Credentials)?;
+            let demand = Demand { account, query: reckoning.query.clone() };
+            let judge = |latest: &_, now| reckoning.judge(&trigger, latest, now, self.config.hold);
+            let failure = match self.refresher.read(&demand, deadline, judge).await {
+                Ok(measure) => return Ok(measure),
+                Err(Unread::Failed(unanswered)) => Failure::Unanswered(unanswered),
+                Err(Unread::TimedOut) => {
+                    Failure::TimedOut { host: demand.account.host(), patience }
+                }
+                Err(Unread::Withdrawn) if Instant::now() < deadline => continue,
+                Err(Unread::Withdrawn) => Failure::Withdrawn,
+            };
+            return Err(failure);
+        }
+    }
+
+    fn answer<T>(
+        &self,
+        method: Method,
+        object: &ScaledObjectRef,
+        started_at: Instant,
+        answer: Result<T, Failure>,
+    ) -> Result<Response<T>, Status> {
+        let code = answer.as_ref().map_or_else(Failure::code, |_| Code::Ok);
+        self.metrics.answered(method, code_name(code), started_at.elapsed());
+        match answer {
+            Ok(answer) => {
+                // GetMetricSpec works on metadata that GetMetrics fails on.
+                if !matches!(method, Method::GetMetricSpec) {
+                    self.journal.succeeded(object);
+                }
+                Ok(Response::new(answer))
+            }
+            Err(failure) => {
+                self.journal.failed(object, &failure);
+                Err(failure.status())
+            }
+        }
+    }
+
+    fn open(
+        &self,
+        method: Method,
+        object: &ScaledObjectRef,
+        understood: Result<Trigger, Failure>,
+    ) -> Result<OpenStream, Status> {
+        match understood {
+            Ok(trigger) => Ok(OpenStream::new(trigger, method, self.metrics.clone())),
+            Err(failure) => {
+                self.metrics.stream_refused(method, code_name(failure.code()));
+                self.journal.failed(object, &failure);
+                Err(failure.status())
+            }
+        }
+    }
+}
+
+fn reckoning(trigger: &Trigger) -> Result<&Reckoning, Failure> {
+    match &trigger.subject {
+        Subject::Query(reckoning) => Ok(reckoning),
+        Subject::DatadogMetric { .. } => Err(Failure::ClusterAgent),
+    }
+}
+
+/// Exactly one: KEDA would read each of several, and the HPA would take them all.
+fn spec(trigger: &Trigger) -> GetMetricSpecResponse {
+    let spec = MetricSpec {
+        metric_name: trigger.metric_name(),
+        // The HPA refuses a target of 0.
+        target_size: whole(trigger.target.ceil()).max(1),
+        target_size_float: trigger.target,
+    };
+    GetMetricSpecResponse { metric_specs: vec![spec] }
+}
+
+/// Exactly one, under the name that was asked for: the HPA adds up what it gets.
+fn values(metric_name: String, measure: Measure) -> GetMetricsResponse {
+    let value = MetricValue {
+        metric_name,
+        // What KEDA reads when the float is not positive (pkg/scalers/external_scaler.go).
+        metric_value: whole(measure.value.round()),
+        metric_value_float: measure.value,
+    };
+    GetMetricsResponse { metric_values: vec![value] }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a cast saturates")]
+fn whole(number: f64) -> i64 {
+    number as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_target(target: &str, expected: (i64, f64)) {
+        let metadata = [("query", "avg:a{*}"), ("queryValue", target)];
+        let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let trigger = Trigger::parse(&metadata).unwrap().0;
+        let [spec] = &*spec(&trigger).metric_specs else { panic!("one spec") };
+        assert_eq!((spec.target_size, spec.target_size_float), expected);
+    }
+
+    #[test]
+    fn targets_are_rounded_up_and_never_zero() {
+        check_target("7", (7, 7.0));
+        check_target("6.111", (7, 6.111));
+        check_target("0.0005", (1, 0.0005));
+        check_target("1e300", (i64::MAX, 1e300));
+    }
+
+    #[track_caller]
+    fn check_value(value: f64, expected: i64) {
+        let answer = values("any".to_owned(), Measure { value, active: true });
+        let [value] = &*answer.metric_values else { panic!("one value") };
+        assert_eq!((&*value.metric_name, value.metric_value), ("any", expected));
+    }
+
+    #[test]
+    fn values_are_rounded_to_the_nearest() {
+        check_value(22.222, 22);
+        check_value(0.5, 1);
+        check_value(-3.7, -4);
+        check_value(1e300, i64::MAX);
+    }
+}

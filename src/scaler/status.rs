@@ -1,0 +1,206 @@
+//! What failed → the gRPC status that KEDA shows its user, and one line in the log. The only
+//! match on gRPC codes.
+
+use std::{
+    collections::{HashMap, HashSet},
+    error::Error,
+    hash::{BuildHasher as _, RandomState},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tonic::{Code, Status};
+
+use crate::{
+    credentials::CredentialsError,
+    proto::ScaledObjectRef,
+    source::SourceError,
+    trigger::{Advice, MetadataError, Unanswered},
+};
+
+/// Why an RPC has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("the request names no ScaledObject")]
+    NoScaledObject,
+    #[error(transparent)]
+    Metadata(MetadataError),
+    #[error(
+        "`useClusterAgentProxy` is not served by this version; take it out and give a `query`, \
+         which is read from the Datadog API"
+    )]
+    ClusterAgent,
+    #[error(transparent)]
+    Credentials(CredentialsError),
+    #[error(transparent)]
+    Unanswered(Unanswered),
+    #[error("no reading from {host} within {patience:?}; it is still being fetched")]
+    TimedOut { host: String, patience: Duration },
+    #[error("the credentials changed while the query was read; ask again")]
+    Withdrawn,
+}
+
+impl Failure {
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::NoScaledObject | Self::Metadata(_) => Code::InvalidArgument,
+            Self::ClusterAgent => Code::Unimplemented,
+            Self::Credentials(_) => Code::FailedPrecondition,
+            Self::Unanswered(unanswered) => match unanswered {
+                Unanswered::Source(error) => match error {
+                    SourceError::Malformed { .. } | SourceError::TooLarge { .. } => {
+                        Code::InvalidArgument
+                    }
+                    SourceError::Refused { .. } => Code::FailedPrecondition,
+                    SourceError::Throttled { .. } => Code::ResourceExhausted,
+                    SourceError::Unprocessable
+                    | SourceError::Outage { .. }
+                    | SourceError::Unreachable { .. }
+                    | SourceError::TimedOut { .. } => Code::Unavailable,
+                    SourceError::NotUnderstood { .. } => Code::Internal,
+                },
+                Unanswered::NoData { .. } => Code::NotFound,
+                Unanswered::SeveralSeries { .. } => Code::InvalidArgument,
+                Unanswered::NotFinite { .. } => Code::Internal,
+            },
+            Self::TimedOut { .. } => Code::DeadlineExceeded,
+            Self::Withdrawn => Code::Unavailable,
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        Status::new(self.code(), self.message())
+    }
+
+    /// The chain, joined here and nowhere else.
+    fn message(&self) -> String {
+        let mut message = self.to_string();
+        let mut source = self.source();
+        while let Some(error) = source {
+            message = format!("{message}: {error}");
+            source = error.source();
+        }
+        message
+    }
+
+    /// Whether the worker has already said so, once for all triggers that are affected.
+    fn is_told_elsewhere(&self) -> bool {
+        matches!(self, Self::Unanswered(Unanswered::Source(_)))
+    }
+}
+
+/// As metrics and gRPC's documentation spell it.
+pub(super) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// Most triggers that are remembered as failing, and as advised. Beyond that, the log is silent:
+/// KEDA's events still tell.
+const MAX_REMEMBERED: usize = 10_000;
+
+/// Says that a trigger fails when it starts and when it ends, however often KEDA asks.
+#[derive(Default)]
+pub(super) struct Journal {
+    hasher: RandomState,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    failing: HashMap<u64, Code>,
+    advised: HashSet<u64>,
+}
+
+impl Journal {
+    pub(super) fn succeeded(&self, object: &ScaledObjectRef) {
+        if self.memory().failing.is_empty() {
+            return;
+        }
+        let key = self.key(object);
+        if self.memory().failing.remove(&key).is_some() {
+            tracing::info!(
+                trigger.namespace = object.namespace,
+                trigger.name = object.name,
+                "a trigger is answered again"
+            );
+        }
+    }
+
+    pub(super) fn failed(&self, object: &ScaledObjectRef, failure: &Failure) {
+        let is_news = !failure.is_told_elsewhere() && {
+            let key = self.key(object);
+            let failing = &mut self.memory().failing;
+            let has_room = failing.len() < MAX_REMEMBERED || failing.contains_key(&key);
+            has_room && failing.insert(key, failure.code()) != Some(failure.code())
+        };
+        let (namespace, name) = (&*object.namespace, &*object.name);
+        let code = code_name(failure.code());
+        if is_news {
+            tracing::warn!(
+                trigger.namespace = namespace,
+                trigger.name = name,
+                code,
+                error = failure.message(),
+                "a trigger cannot be answered"
+            );
+        } else {
+            tracing::debug!(
+                trigger.namespace = namespace,
+                trigger.name = name,
+                code,
+                error = failure.message(),
+                "a trigger cannot be answered"
+            );
+        }
+    }
+
+    pub(super) fn advise(&self, object: &ScaledObjectRef, advice: &[Advice]) {
+        if advice.is_empty() {
+            return;
+        }
+        let key = self.key(object);
+        let is_news = {
+            let advised = &mut self.memory().advised;
+            advised.len() < MAX_REMEMBERED && advised.insert(key)
+        };
+        if is_news {
+            for advice in advice {
+                tracing::warn!(
+                    trigger.namespace = object.namespace,
+                    trigger.name = object.name,
+                    %advice,
+                    "a metadata key has no effect"
+                );
+            }
+        }
+    }
+
+    /// One trigger of one object: the map has no order.
+    fn key(&self, object: &ScaledObjectRef) -> u64 {
+        let metadata = object.scaler_metadata.iter().map(|entry| self.hasher.hash_one(entry));
+        let metadata = metadata.fold(0, u64::wrapping_add);
+        self.hasher.hash_one((&object.namespace, &object.name, metadata))
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

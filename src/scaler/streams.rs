@@ -1,0 +1,180 @@
+//! The two streams of an `external-push` trigger. Both end with OK when the server drains and at
+//! an age of their own: KEDA is back in two seconds, on a connection to whichever pod is there.
+//! (After an error it waits longer each time: `runStreamIsActive`, `pkg/scalers/external_scaler.go`.)
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tonic::Code;
+
+use super::{Shared, code_name, reckoning};
+use crate::{
+    credentials::Credentials,
+    demand::Demand,
+    metrics::{Method, Metrics},
+    refresh::{Latest, Verdict},
+    trigger::Trigger,
+};
+
+/// Says whether a trigger is active: at once, on change, and now and then while it is. Silent
+/// while nobody knows.
+pub(super) struct ActiveStream {
+    open: OpenStream,
+    shared: Arc<Shared>,
+    credentials: Credentials,
+    end_at: Instant,
+    repeat_at: Instant,
+    told: Option<bool>,
+    /// `None` while there are no credentials.
+    latest: Option<watch::Receiver<Latest>>,
+}
+
+/// Says what the metric and its target are: once, since they come from metadata that does not
+/// change while the stream is open.
+pub(super) struct SpecStream {
+    open: OpenStream,
+    shared: Arc<Shared>,
+    end_at: Instant,
+    told: bool,
+}
+
+/// A stream that counts as open until it is dropped.
+pub(super) struct OpenStream {
+    trigger: Trigger,
+    method: Method,
+    metrics: Arc<Metrics>,
+    /// How it would end now: cancelled by the client, unless it ends by itself.
+    code: Code,
+}
+
+enum Event {
+    Ended,
+    CredentialsChanged,
+    Changed,
+    TimePassed,
+}
+
+impl ActiveStream {
+    pub(super) fn new(open: OpenStream, shared: Arc<Shared>) -> Self {
+        let now = Instant::now();
+        let mut stream = Self {
+            open,
+            credentials: shared.credentials.clone(),
+            end_at: now + about(shared.config.stream_age),
+            repeat_at: now,
+            told: None,
+            latest: None,
+            shared,
+        };
+        stream.follow();
+        stream
+    }
+
+    /// The next message; `None` ends the stream with OK.
+    pub(super) async fn next(&mut self) -> Option<bool> {
+        loop {
+            let now = Instant::now();
+            let repeats = now >= self.repeat_at;
+            if repeats {
+                self.repeat_at = now + about(self.shared.config.repeat_active);
+            }
+            if let Some(active) = self.active(now)
+                && (self.told != Some(active) || (active && repeats))
+            {
+                self.told = Some(active);
+                return Some(active);
+            }
+            match self.wait().await {
+                Event::Ended => {
+                    self.open.code = Code::Ok;
+                    return None;
+                }
+                Event::CredentialsChanged => self.follow(),
+                Event::Changed | Event::TimePassed => {}
+            }
+        }
+    }
+
+    fn active(&mut self, now: Instant) -> Option<bool> {
+        let reckoning = reckoning(&self.open.trigger).ok()?;
+        let latest = self.latest.as_mut()?.borrow_and_update();
+        let hold = self.shared.config.hold;
+        match reckoning.judge(&self.open.trigger, &latest, now, hold) {
+            Verdict::Known(measure) => Some(measure.active),
+            Verdict::Failed(_) | Verdict::Awaited { .. } => None,
+        }
+    }
+
+    async fn wait(&mut self) -> Event {
+        let changed = async {
+            match &mut self.latest {
+                Some(latest) => latest.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.shared.draining.cancelled() => Event::Ended,
+            () = sleep_until(self.end_at) => Event::Ended,
+            () = self.credentials.changed() => Event::CredentialsChanged,
+            result = changed => match result {
+                Ok(()) => Event::Changed,
+                // The account is no longer used; its successor is known by now.
+                Err(_closed) => Event::CredentialsChanged,
+            },
+            () = sleep_until(self.repeat_at) => Event::TimePassed,
+        }
+    }
+
+    /// Declares interest for as long as the stream lives.
+    fn follow(&mut self) {
+        self.latest = match (self.credentials.own(), reckoning(&self.open.trigger)) {
+            (Ok(account), Ok(reckoning)) => {
+                let demand = Demand { account, query: reckoning.query.clone() };
+                Some(self.shared.refresher.watch(&demand))
+            }
+            _ => None,
+        };
+    }
+}
+
+impl SpecStream {
+    pub(super) fn new(open: OpenStream, shared: Arc<Shared>) -> Self {
+        let end_at = Instant::now() + about(shared.config.stream_age);
+        Self { open, shared, end_at, told: false }
+    }
+
+    /// The next message; `None` ends the stream with OK.
+    pub(super) async fn next(&mut self) -> Option<Trigger> {
+        if !self.told {
+            self.told = true;
+            return Some(self.open.trigger.clone());
+        }
+        tokio::select! {
+            () = self.shared.draining.cancelled() => {}
+            () = sleep_until(self.end_at) => {}
+        }
+        self.open.code = Code::Ok;
+        None
+    }
+}
+
+impl OpenStream {
+    pub(super) fn new(trigger: Trigger, method: Method, metrics: Arc<Metrics>) -> Self {
+        metrics.stream_opened(method);
+        Self { trigger, method, metrics, code: Code::Cancelled }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.metrics.stream_ended(self.method, code_name(self.code));
+    }
+}
+
+/// ±20 %, so that what was opened together does not end together.
+fn about(duration: Duration) -> Duration {
+    duration.mul_f64(0.8 + 0.4 * fastrand::f64())
+}

@@ -1,0 +1,181 @@
+//! Puts the rooms together, runs them in one `JoinSet`, and takes them down in order.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::RoutesBuilder,
+    transport::{Server, server::TcpIncoming},
+};
+
+use crate::{
+    admin, credentials, http,
+    metrics::Metrics,
+    proto::{self, external_scaler_server::ExternalScalerServer},
+    refresh,
+    scaler::{self, Scaler},
+    source::datadog::Datadog,
+};
+
+/// Largest request. A ScaledObject cannot be larger: etcd takes 1.5 MiB.
+const MAX_REQUEST: usize = 1 << 20;
+/// The least time that what is under way has to end, once draining began.
+const MIN_GRACE: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub credentials: credentials::Config,
+    pub http: http::Config,
+    pub refresh: refresh::Config,
+    pub scaler: scaler::Config,
+    /// How long everything is served on, not ready, before the drain: endpoints and DNS lag.
+    pub drain_delay: Duration,
+    /// After this a client is asked to connect anew, so that it finds new pods.
+    pub connection_age: Duration,
+}
+
+/// Bound by the caller, who thereby knows the ports.
+pub struct Listeners {
+    pub grpc: TcpListener,
+    pub admin: TcpListener,
+}
+
+/// How the caller ends it.
+#[derive(Clone, Default)]
+pub struct Shutdown {
+    /// Drain, then return.
+    pub leave: CancellationToken,
+    /// Return at once.
+    pub abort: CancellationToken,
+}
+
+/// Serves until `shutdown`. An error is one of starting, or a server that ended unasked.
+pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
+    let metrics = Arc::new(Metrics::new());
+    let client = http::Client::new(&config.http)?;
+    let (credentials, keeper) = credentials::load(config.credentials).await?;
+    let source = Datadog::new(client, metrics.clone());
+    let (refresher, worker) = refresh::new(config.refresh, source, metrics.clone());
+
+    // Each part ends on its own token: first the streams and the gRPC server, then the rest.
+    let draining = CancellationToken::new();
+    let stop = CancellationToken::new();
+    let _stop_on_return = stop.clone().drop_guard();
+
+    let scaler = Scaler::new(
+        config.scaler,
+        credentials,
+        refresher.clone(),
+        metrics.clone(),
+        draining.clone(),
+    );
+    let (health, routes) = routes(scaler).await?;
+    let addresses = (listeners.grpc.local_addr()?, listeners.admin.local_addr()?);
+
+    let mut rest = JoinSet::new();
+    rest.spawn({
+        let stop = stop.clone();
+        async move {
+            worker.run(stop).await;
+            anyhow::Ok(())
+        }
+    });
+    if let Some(keeper) = keeper {
+        let stop = stop.clone();
+        rest.spawn(async move {
+            keeper.run(refresher, stop).await;
+            Ok(())
+        });
+    }
+    let pages = admin::router(metrics, shutdown.leave.clone());
+    rest.spawn({
+        let served = axum::serve(listeners.admin, pages)
+            .with_graceful_shutdown(stop.clone().cancelled_owned());
+        async move { served.await.context("the admin server ended") }
+    });
+
+    let mut grpc = JoinSet::new();
+    grpc.spawn({
+        let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
+        let ended = draining.clone().cancelled_owned();
+        let served = Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            // Without a grace after it: tonic would cut the connection instead of asking.
+            .max_connection_age(config.connection_age)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, ended);
+        async move { served.await.context("the gRPC server ended") }
+    });
+    log_start(addresses);
+
+    let ended = tokio::select! {
+        () = shutdown.leave.cancelled() => None,
+        () = shutdown.abort.cancelled() => return Ok(()),
+        ended = grpc.join_next() => Some(ended),
+        ended = rest.join_next() => Some(ended),
+    };
+    if let Some(Some(ended)) = ended {
+        ended.context("a part of the server panicked")??;
+        anyhow::bail!("a part of the server ended unasked");
+    }
+
+    let drained = async {
+        tracing::info!(delay_seconds = config.drain_delay.as_secs_f64(), "shutting down");
+        health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        health.set_not_serving::<ExternalScalerServer<Scaler>>().await;
+        sleep(config.drain_delay).await;
+        draining.cancel();
+        let grace = MIN_GRACE.max(config.scaler.patience + Duration::from_secs(1));
+        if timeout(grace, grpc.join_next()).await.is_err() {
+            tracing::warn!(
+                grace_seconds = grace.as_secs_f64(),
+                "connections were still open after the grace period; they are cut"
+            );
+        }
+        stop.cancel();
+        // The admin server waits for its clients; nobody waits for it.
+        let all_ended = async { while rest.join_next().await.is_some() {} };
+        let _ = timeout(Duration::from_secs(1), all_ended).await;
+    };
+    tokio::select! {
+        () = drained => tracing::info!("shut down"),
+        () = shutdown.abort.cancelled() => tracing::warn!("shut down at once; RPCs may have been cut"),
+    }
+    Ok(())
+}
+
+async fn routes(
+    scaler: Scaler,
+) -> anyhow::Result<(tonic_health::server::HealthReporter, tonic::service::Routes)> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ExternalScalerServer<Scaler>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let mut routes = RoutesBuilder::default();
+    routes
+        .add_service(ExternalScalerServer::new(scaler).max_decoding_message_size(MAX_REQUEST))
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        // Older grpcurl and ghz know only this one.
+        .add_service(reflection().build_v1alpha()?);
+    Ok((health, routes.routes()))
+}
+
+fn log_start((grpc, admin): (SocketAddr, SocketAddr)) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        grpc = %grpc,
+        admin = %admin,
+        "serving"
+    );
+}
