@@ -109,7 +109,7 @@ fn tell(
         ("Tell me when that changes (Ctrl-C ends it):", "StreamIsActive", object),
     ] {
         writeln!(out, "  # {what}")?;
-        writeln!(out, "  grpcurl -plaintext -d '{message}' \\")?;
+        writeln!(out, "  grpcurl -plaintext -emit-defaults -d '{message}' \\")?;
         writeln!(out, "    {grpc} externalscaler.ExternalScaler/{method}\n")?;
     }
     writeln!(out, "Ctrl-C stops the sandbox.")?;

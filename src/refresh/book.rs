@@ -301,3 +301,140 @@ fn pause(failure: &SourceError, refresh: Duration) -> Duration {
         _ => refresh,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::demand::{Keys, Query, Series, Window};
+
+    const REFRESH: Duration = Duration::from_secs(15);
+
+    fn book() -> Book {
+        Book::new(Config { refresh: REFRESH, idle_after: Duration::from_mins(2) })
+    }
+
+    fn demand(text: &str) -> Demand {
+        let keys = Keys::Bearer(SecretString::from("key"));
+        let account = Arc::new(Account::new("https://dd".parse().unwrap(), keys));
+        let query = Query { text: text.into(), window: Window { age: 90, offset: 0 } };
+        Demand { account, query }
+    }
+
+    fn outage() -> SourceError {
+        SourceError::Outage { host: "dd".into(), what: "503".into() }
+    }
+
+    fn malformed() -> SourceError {
+        SourceError::Malformed { reason: "no".into() }
+    }
+
+    fn answer() -> Answer {
+        Answer { series: Box::default(), window_end_ms: 0 }
+    }
+
+    /// Lets the demands have these outcomes in one round, and says what the log would.
+    fn round(
+        book: &mut Book,
+        now: Instant,
+        outcome: impl Fn(&str) -> Result<Answer, SourceError>,
+    ) -> Vec<String> {
+        let mut told = Vec::new();
+        for batch in book.take_due(now, usize::MAX) {
+            let outcomes = batch.queries.iter().map(|query| outcome(&query.text)).collect();
+            told.extend(book.settle(batch, outcomes, now).into_iter().map(|change| match change {
+                Change::AccountFails(..) => "account fails".to_owned(),
+                Change::AccountRecovers(_) => "account recovers".to_owned(),
+                Change::QueryFails(demand, _) => format!("{} fails", demand.query.text),
+                Change::QueryRecovers(demand) => format!("{} recovers", demand.query.text),
+            }));
+        }
+        told
+    }
+
+    #[test]
+    fn an_outage_is_told_once_for_all_queries_of_an_account() {
+        let (mut book, now) = (book(), Instant::now());
+        let _watched = ["a", "b"].map(|text| book.ask(&demand(text), now).0);
+        assert_eq!(round(&mut book, now, |_| Err(outage())), ["account fails"]);
+        let now = now + REFRESH;
+        assert!(round(&mut book, now, |_| Err(outage())).is_empty());
+        let now = now + REFRESH;
+        let half = |text: &str| if text == "a" { Ok(answer()) } else { Err(outage()) };
+        assert!(round(&mut book, now, half).is_empty());
+        let now = now + REFRESH;
+        assert_eq!(round(&mut book, now, |_| Ok(answer())), ["account recovers"]);
+    }
+
+    #[test]
+    fn a_bad_query_is_told_by_itself() {
+        let (mut book, now) = (book(), Instant::now());
+        let _watched = ["a", "b"].map(|text| book.ask(&demand(text), now).0);
+        let one_bad = |text: &str| if text == "a" { Err(malformed()) } else { Ok(answer()) };
+        assert_eq!(round(&mut book, now, one_bad), ["a fails"]);
+        let now = now + REFRESH;
+        assert_eq!(round(&mut book, now, |_| Err(outage())), ["account fails"]);
+        let now = now + REFRESH;
+        let mut told = round(&mut book, now, one_bad);
+        told.sort();
+        assert_eq!(told, ["a fails", "account recovers"]);
+        let now = now + REFRESH;
+        assert_eq!(round(&mut book, now, |_| Ok(answer())), ["a recovers"]);
+    }
+
+    #[test]
+    fn a_demand_that_is_forgotten_fails_no_more() {
+        let (mut book, now) = (book(), Instant::now());
+        drop(book.ask(&demand("a"), now));
+        assert_eq!(round(&mut book, now, |_| Err(outage())), ["account fails"]);
+        for hour in 1..3 {
+            round(&mut book, now + Duration::from_hours(hour), |_| Ok(answer()));
+        }
+        assert_eq!((book.known(), book.failing.len(), book.agenda.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_query_without_an_outcome_has_failed() {
+        let (mut book, now) = (book(), Instant::now());
+        let (watched, _) = book.ask(&demand("a"), now);
+        for batch in book.take_due(now, 1) {
+            book.settle(batch, Vec::new(), now);
+        }
+        let failure = watched.borrow().failure.clone();
+        assert!(matches!(failure, Some(SourceError::NotUnderstood { .. })));
+        assert_eq!(book.next_due(), Some(now + REFRESH));
+    }
+
+    fn depths(readings: &[Arc<Reading>]) -> Vec<usize> {
+        readings.iter().map(|reading| reading.depth()).collect()
+    }
+
+    #[test]
+    fn older_readings_are_kept_only_while_they_are_deeper() {
+        let reading = |points: usize| Reading {
+            series: vec![Series {
+                scope: "*".into(),
+                step: None,
+                points: vec![crate::demand::Point { at_ms: 0, value: 1.0 }; points].into(),
+            }]
+            .into(),
+            window_end_ms: 0,
+            taken_at: Instant::now(),
+            interval: REFRESH,
+        };
+        let mut readings = Vec::new();
+        for (points, expected) in [
+            (9, &[9][..]),
+            (8, &[8, 9]),
+            (0, &[0, 8, 9]),
+            (0, &[0, 8, 9]),
+            (1, &[1, 8, 9]),
+            (0, &[0, 1, 8]),
+            (8, &[8]),
+        ] {
+            remember(&mut readings, reading(points));
+            assert_eq!(depths(&readings), expected);
+        }
+    }
+}

@@ -24,8 +24,8 @@ pub fn split(text: &str) -> Option<Vec<&str>> {
             (None, '{') => closers.push('}'),
             (None, '[') => closers.push(']'),
             (None, ')' | '}' | ']') => {
-                let closes = closers.pop() == Some(c);
-                if !closes {
+                let is_its_own = closers.pop() == Some(c);
+                if !is_its_own {
                     return None;
                 }
             }
