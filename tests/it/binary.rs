@@ -1,0 +1,229 @@
+//! The program as it is started: exit codes, signals, what it prints, and what it never does.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use keda_datadog_scaler::proto::external_scaler_client::ExternalScalerClient;
+use serde_json::json;
+use tokio::time::sleep;
+use tonic::transport::Channel;
+
+use crate::harness::{
+    API_KEY, APP_KEY, FakeDatadog, Keda, Reply, check_status, http_client, object, soon,
+};
+
+/// With nothing of this machine's environment that it would take for its own.
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keda-datadog-scaler"));
+    command.args(arguments).env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Exit code and what is on stderr.
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let output = program(arguments).envs(environment.iter().copied()).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// Killed if a test ends before it has.
+struct Running(Child);
+
+impl Running {
+    fn signal(&self, name: &str) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    fn exit_code(mut self) -> Option<i32> {
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn connect(address: &str) -> Keda {
+    let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
+    let connected = async {
+        loop {
+            match endpoint.connect().await {
+                Ok(channel) => return channel,
+                Err(_) => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    Keda { client: ExternalScalerClient::new(soon(connected).await) }
+}
+
+#[test]
+fn what_cannot_work_is_said_and_exits_with_one_or_two() {
+    let free = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let (code, stderr) = run(&[&["serve"], &free[..]].concat(), &[]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.ends_with(
+        "error: there are no Datadog keys; set `DD_API_KEY` and `DD_APP_KEY`, or `--credentials-dir`\n"
+    ));
+    let (code, stderr) = run(&["serve", "--refresh", "15"], &[]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("must be a duration such as `500ms`, `15s` or `1m30s`"), "{stderr}");
+    let (code, stderr) = run(&["serve"], &[("DATADOG_HOST", "ftp://dd")]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("`DATADOG_HOST` is \"ftp://dd\", but must be a URL"), "{stderr}");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let keys = [("DD_API_KEY", "a"), ("DD_APP_KEY", "b")];
+    let (code, stderr) = run(&["serve", "--listen", &address], &keys);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains(&format!("cannot listen on {address}; choose another `--listen`")),
+        "{stderr}"
+    );
+    let (code, stderr) = run(&["sandbox", "--listen", "0.0.0.0:9090"], &[]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("must be a loopback address"), "{stderr}");
+}
+
+/// Starts the sandbox on free ports; returns what it printed up to its last line.
+fn start_sandbox(extra: &[&str]) -> (Running, String) {
+    let free = ["--listen", "--admin-listen", "--datadog-listen"].map(|flag| [flag, "127.0.0.1:0"]);
+    let arguments = [&["sandbox"], free.as_flattened(), extra].concat();
+    // A proxy of the environment is none of the sandbox's business.
+    let child = program(&arguments).env("HTTP_PROXY", "http://127.0.0.1:1").spawn();
+    let mut running = Running(child.unwrap());
+    let stdout = BufReader::new(running.0.stdout.take().unwrap());
+    let mut printed = String::new();
+    for line in stdout.lines() {
+        let line = line.unwrap();
+        printed += &line;
+        printed.push('\n');
+        if line.starts_with("Ctrl-C") {
+            return (running, printed);
+        }
+    }
+    panic!("it ended after\n{printed}");
+}
+
+/// The first word after this one.
+fn after<'a>(printed: &'a str, label: &str) -> &'a str {
+    let (_, rest) = printed.split_once(label).unwrap_or_else(|| panic!("no {label} in\n{printed}"));
+    rest.split_whitespace().next().unwrap()
+}
+
+#[tokio::test]
+async fn the_sandbox_answers_as_keda_asks_and_ends_on_sigterm() {
+    let (running, printed) = start_sandbox(&[]);
+    let mut keda = connect(after(&printed, "The real scaler")).await;
+    for (query, value) in [
+        ("avg:sandbox.flat{*}", 12.0),
+        ("avg:sandbox.zero{*}", 0.0),
+        ("avg:sandbox.negative{*}", -5.0),
+        ("avg:sandbox.gaps{*}", 7.0),
+        ("avg:sandbox.late{*}", 9.0),
+        ("avg:sandbox.flat{*},avg:sandbox.negative{*}", 7.0),
+    ] {
+        let object = object(&[("query", query), ("queryAggregator", "sum")]);
+        assert_eq!(keda.value(&object).await.unwrap(), value, "{query}");
+    }
+    let mut stream =
+        soon(keda.client.stream_is_active(object(&[("query", "avg:sandbox.flat{*}")])))
+            .await
+            .unwrap()
+            .into_inner();
+    assert!(soon(stream.message()).await.unwrap().unwrap().result);
+    running.signal("TERM");
+    assert!(soon(stream.message()).await.unwrap().is_none());
+    assert_eq!(running.exit_code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_simulated_datadog_checks_keys_and_its_limit() {
+    let (running, printed) = start_sandbox(&["--datadog-only", "--rate-limit", "1"]);
+    let url = after(&printed, "A simulated Datadog");
+    let get = async |keys: &[(&str, &str)]| {
+        let mut request = http_client()
+            .get(format!("{url}/api/v1/query?from=0&to=90&query=avg:sandbox.flat%7B*%7D"));
+        for (name, value) in keys {
+            request = request.header(*name, *value);
+        }
+        soon(request.send()).await.unwrap()
+    };
+    assert_eq!(get(&[]).await.status(), 403);
+    let keys = [
+        ("dd-api-key", after(&printed, "DD_API_KEY=")),
+        ("dd-application-key", after(&printed, "DD_APP_KEY=")),
+    ];
+    let response = get(&keys).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["x-ratelimit-remaining"], "0");
+    assert_eq!(get(&keys).await.status(), 429);
+    running.signal("INT");
+    assert_eq!(running.exit_code(), Some(0));
+}
+
+#[tokio::test]
+async fn no_key_is_ever_in_a_log_an_error_or_a_metric() {
+    // Datadog quotes the keys back in every way it can.
+    let echo = format!("no such key: {API_KEY} {APP_KEY}");
+    let replies = [
+        Reply::json(403, &json!({"errors": [echo]})),
+        Reply::json(400, &json!({"errors": [echo]})),
+        Reply::json(200, &json!({"status": "error", "error": format!("Invalid query {echo}")})),
+        Reply::json(200, &json!({"status": "error", "error": format!("Query timed out {echo}")})),
+        Reply::json(200, &json!({"status": echo})),
+        Reply::json(500, &json!({"errors": [echo]})),
+    ];
+    let count = replies.len();
+    let datadog = FakeDatadog::start(move |asked| {
+        let (_, n) = asked.query.split_once("n:").unwrap();
+        replies[n.trim_end_matches('}').parse::<usize>().unwrap()].clone()
+    })
+    .await;
+    let [grpc, admin] = [(); 2]
+        .map(|()| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string());
+    let child = program(&["serve", "--listen", &grpc, "--admin-listen", &admin])
+        .envs([("DD_API_KEY", API_KEY), ("DD_APP_KEY", APP_KEY), ("RUST_LOG", "trace")])
+        .env("DATADOG_HOST", &datadog.url)
+        .spawn()
+        .unwrap();
+    let mut running = Running(child);
+    let mut stderr = running.0.stderr.take().unwrap();
+    let log = std::thread::spawn(move || {
+        let mut log = String::new();
+        stderr.read_to_string(&mut log).unwrap();
+        log
+    });
+
+    let mut keda = connect(&grpc).await;
+    let mut told = String::new();
+    for n in 0..count {
+        let query = format!("avg:a{{n:{n}}}");
+        let object = object(&[("query", &query), ("apiKey", API_KEY), ("tokenFromEnv", APP_KEY)]);
+        told += &keda.value(&object).await.unwrap_err().to_string();
+    }
+    let bad = object(&[("age", "x"), ("apiKey", API_KEY), ("Query", APP_KEY), ("query", "")]);
+    let message = "`age` is \"x\", but must be a whole number of seconds, not negative; also \
+                   `query` is missing; did you mean it by `Query`?";
+    check_status(keda.value(&bad).await, tonic::Code::InvalidArgument, message);
+    let metrics = soon(http_client().get(format!("http://{admin}/metrics")).send()).await.unwrap();
+    told += &metrics.text().await.unwrap();
+    running.signal("TERM");
+    running.signal("INT");
+    assert!(running.exit_code().is_some());
+
+    let log = log.join().unwrap();
+    assert!(log.contains("a metadata key has no effect"), "{log}");
+    assert!(datadog.asked().iter().all(|asked| asked.headers["dd-api-key"] == API_KEY));
+    for text in [told, log] {
+        let around = text.lines().find(|line| line.contains(API_KEY) || line.contains(APP_KEY));
+        assert_eq!(around, None);
+    }
+}

@@ -1,0 +1,126 @@
+//! The real scaler and engine on a paused clock, in front of a scripted source: no sockets.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use keda_datadog_scaler::{
+    credentials::{self, Credentials, Given, Origin},
+    demand::{Account, Keys, Point, Query, Series},
+    metrics::Metrics,
+    proto::{GetMetricsRequest, ScaledObjectRef, external_scaler_server::ExternalScaler as _},
+    refresh::{self, Refresher},
+    scaler::{self, Scaler},
+    source::{Answer, Batch, Source, SourceError},
+};
+use secrecy::ExposeSecret as _;
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Request, Status};
+
+use crate::harness::scaler_config;
+
+/// The newest value of a query at so many seconds after the start; `None` is no data.
+pub(crate) type Script = dyn Fn(u64, &Query) -> Result<Option<f64>, SourceError> + Send + Sync;
+
+struct Scripted {
+    started_at: Instant,
+    script: Box<Script>,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+/// The part of the keys that tells accounts apart.
+fn app_key(account: &Account) -> &str {
+    match account.keys() {
+        Keys::Pair { app: key, .. } | Keys::Bearer(key) => key.expose_secret(),
+    }
+}
+
+impl Source for Scripted {
+    async fn fetch(&self, batch: &Batch) -> Vec<Result<Answer, SourceError>> {
+        // What a quick request takes.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let seconds = self.started_at.elapsed().as_secs();
+        let outcomes = batch.queries.iter().map(|query| {
+            let asked = format!("{} at {}", app_key(&batch.account), batch.account.host());
+            self.requests.lock().unwrap().push(asked);
+            let value = (self.script)(seconds, query)?;
+            let points = value.map(|value| Point { at_ms: 0, value }).into_iter().collect();
+            let series = vec![Series { scope: "*".into(), step: None, points }];
+            Ok(Answer { series: series.into(), window_end_ms: 0 })
+        });
+        outcomes.collect()
+    }
+}
+
+pub(crate) struct Engine {
+    pub(crate) scaler: Scaler,
+    pub(crate) refresher: Refresher,
+    pub(crate) draining: CancellationToken,
+    requests: Arc<Mutex<Vec<String>>>,
+    started_at: Instant,
+    _worker: JoinSet<()>,
+    _stop: DropGuard,
+}
+
+impl Engine {
+    pub(crate) async fn start(
+        script: impl Fn(u64, &Query) -> Result<Option<f64>, SourceError> + Send + Sync + 'static,
+    ) -> Self {
+        let given = Given { app_key: Some("ddpat_of-the-tests".into()), ..Given::default() };
+        let config = credentials::Config { origin: Origin::Given(given), base_url: None };
+        let (credentials, _) = credentials::load(config).await.unwrap();
+        Self::start_with(scaler_config(), credentials, script)
+    }
+
+    pub(crate) fn start_with(
+        config: scaler::Config,
+        credentials: Credentials,
+        script: impl Fn(u64, &Query) -> Result<Option<f64>, SourceError> + Send + Sync + 'static,
+    ) -> Self {
+        let started_at = Instant::now();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let source = Scripted { started_at, script: Box::new(script), requests: requests.clone() };
+        let metrics = Arc::new(Metrics::new());
+        let refresh = refresh::Config {
+            refresh: Duration::from_secs(15),
+            idle_after: Duration::from_mins(2),
+        };
+        let (refresher, worker) = refresh::new(refresh, source, metrics.clone());
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(worker.run(stop.clone()));
+        let draining = CancellationToken::new();
+        let scaler = Scaler::new(config, credentials, refresher.clone(), metrics, draining.clone());
+        let stop = stop.drop_guard();
+        Self { scaler, refresher, draining, requests, started_at, _worker: tasks, _stop: stop }
+    }
+
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.lock().unwrap().len()
+    }
+
+    /// With which application key and where the newest request was made.
+    pub(crate) fn newest_request(&self) -> String {
+        self.requests.lock().unwrap().last().cloned().unwrap_or_default()
+    }
+
+    /// Since the start.
+    pub(crate) fn seconds(&self) -> u64 {
+        self.started_at.elapsed().as_secs()
+    }
+
+    /// GetMetrics and IsActive, as KEDA always asks them.
+    pub(crate) async fn pair(&self, object: &ScaledObjectRef) -> Result<(f64, bool), Status> {
+        let request =
+            GetMetricsRequest { scaled_object_ref: Some(object.clone()), metric_name: "m".into() };
+        let values = self.scaler.get_metrics(Request::new(request)).await?.into_inner();
+        let active = self.scaler.is_active(Request::new(object.clone())).await?.into_inner();
+        Ok((values.metric_values[0].metric_value_float, active.result))
+    }
+}
+
+pub(crate) fn outage() -> SourceError {
+    SourceError::Outage { host: "dd".into(), what: "503".into() }
+}

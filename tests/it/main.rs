@@ -1,0 +1,18 @@
+//! The service as KEDA meets it: a real client, a real server, a fake Datadog that answers and
+//! remembers.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::float_cmp, reason = "what is expected is exactly what was scripted")]
+
+mod harness;
+mod engine;
+
+mod replies;
+mod rpc;
+mod economy;
+mod outage;
+mod streams;
+mod credentials;
+mod shutdown;
+mod binary;
+mod tidy;

@@ -1,0 +1,221 @@
+//! The five RPCs, and what stands beside them on the port.
+
+use std::time::Duration;
+
+use keda_datadog_scaler::proto::GetMetricsRequest;
+use tokio::net::TcpListener;
+use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_reflection::pb::{v1, v1alpha};
+
+use crate::harness::{
+    API_KEY, APP_KEY, FakeDatadog, Reply, Server, check_status, config, object, soon,
+};
+
+#[tokio::test]
+async fn one_reading_answers_the_pair() {
+    let datadog = FakeDatadog::start(|_| Reply::points(&[1.0, 22.222])).await;
+    let server = Server::start(&datadog).await;
+    let mut keda = server.client().await;
+
+    let spec = soon(keda.client.get_metric_spec(object(&[]))).await.unwrap().into_inner();
+    let [spec] = &*spec.metric_specs else { panic!("not one spec") };
+    assert_eq!(spec.metric_name, "datadog-sum-shop-orders");
+    assert_eq!((spec.target_size, spec.target_size_float), (5, 5.0));
+    assert!(datadog.asked().is_empty());
+
+    assert_eq!(keda.value(&object(&[])).await.unwrap(), 22.222);
+    assert!(keda.is_active(&object(&[])).await.unwrap());
+    assert!(!keda.is_active(&object(&[("activationQueryValue", "22.222")])).await.unwrap());
+    assert_eq!(datadog.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_request_says_who_asks_and_for_when() {
+    let datadog = FakeDatadog::start(|_| Reply::points(&[1.0])).await;
+    let server = Server::start(&datadog).await;
+    let query = "sum:shop.orders{env:live, tier:a&b} by {host}.as_count()";
+    let object = object(&[("query", query), ("age", "60"), ("timeWindowOffset", "30")]);
+    server.client().await.value(&object).await.unwrap();
+
+    let [asked] = &*datadog.asked() else { panic!("not one request") };
+    assert_eq!(asked.query, query);
+    assert_eq!(asked.to - asked.from, 60);
+    assert_eq!(asked.headers["dd-api-key"], API_KEY);
+    assert_eq!(asked.headers["dd-application-key"], APP_KEY);
+    let version = concat!("keda-datadog-scaler/", env!("CARGO_PKG_VERSION"));
+    assert_eq!(asked.headers["user-agent"], version);
+    assert_eq!(asked.headers["accept-encoding"], "gzip");
+}
+
+#[tokio::test]
+async fn faults_of_the_metadata_are_told_together() {
+    let datadog = FakeDatadog::start(|_| Reply::points(&[1.0])).await;
+    let server = Server::start(&datadog).await;
+    let mut keda = server.client().await;
+    let bad = object(&[("queryValue", "many"), ("age", "1m")]);
+    let message = "`age` is \"1m\", but must be a whole number of seconds, not negative; also \
+                   `queryValue` is \"many\", but must be a number";
+    let code = Code::InvalidArgument;
+    check_status(keda.client.get_metric_spec(bad.clone()).await, code, message);
+    check_status(keda.value(&bad).await, code, message);
+    check_status(keda.is_active(&bad).await, code, message);
+    check_status(keda.client.stream_is_active(bad.clone()).await, code, message);
+    check_status(keda.client.stream_metric_spec(bad).await, code, message);
+    let nobody = GetMetricsRequest::default();
+    let message = "the request names no ScaledObject";
+    check_status(keda.client.get_metrics(nobody).await, code, message);
+    assert!(datadog.asked().is_empty());
+}
+
+#[tokio::test]
+async fn unknown_keys_are_errors_if_so_wished() {
+    let datadog = FakeDatadog::start(|_| Reply::points(&[1.0])).await;
+    let mut config = config(&datadog.url);
+    let typo = object(&[("agee", "60")]);
+    let server = Server::start_with(config.clone()).await;
+    assert!(server.client().await.value(&typo).await.is_ok());
+
+    config.scaler.strict_metadata = true;
+    let server = Server::start_with(config).await;
+    let message = "`agee` is not known and ignored; did you mean `age`?";
+    check_status(server.client().await.value(&typo).await, Code::InvalidArgument, message);
+}
+
+#[tokio::test]
+async fn the_cluster_agent_mode_has_a_spec_but_no_value_yet() {
+    let datadog = FakeDatadog::start(|_| Reply::points(&[1.0])).await;
+    let server = Server::start(&datadog).await;
+    let mut keda = server.client().await;
+    let agent = object(&[
+        ("useClusterAgentProxy", "true"),
+        ("datadogMetricName", "orders"),
+        ("datadogMetricNamespace", "shop"),
+    ]);
+    let spec = soon(keda.client.get_metric_spec(agent.clone())).await.unwrap().into_inner();
+    assert_eq!(spec.metric_specs[0].metric_name, "datadogmetric@shop:orders");
+    let message = "`useClusterAgentProxy` is not served by this version; take it out and give a \
+                   `query`, which is read from the Datadog API";
+    check_status(keda.value(&agent).await, Code::Unimplemented, message);
+    check_status(keda.client.stream_is_active(agent).await, Code::Unimplemented, message);
+}
+
+#[tokio::test]
+async fn a_slow_datadog_costs_an_rpc_its_patience_and_no_more() {
+    let datadog =
+        FakeDatadog::start(|_| Reply::points(&[8.0]).after(Duration::from_millis(500))).await;
+    let server = Server::start(&datadog).await;
+    let mut keda = server.client().await;
+    let host = datadog.url.trim_start_matches("http://");
+    let hurried = object(&[("timeout", "50ms")]);
+    let message = format!("no reading from {host} within 50ms; it is still being fetched");
+    check_status(keda.value(&hurried).await, Code::DeadlineExceeded, &message);
+    // The next to ask joins the fetch that goes on.
+    assert_eq!(keda.value(&object(&[])).await.unwrap(), 8.0);
+    assert_eq!(keda.value(&hurried).await.unwrap(), 8.0);
+    assert_eq!(datadog.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_datadog_that_hangs_or_is_away_is_unavailable() {
+    let datadog =
+        FakeDatadog::start(|_| Reply::points(&[8.0]).after(Duration::from_hours(1))).await;
+    let mut config = config(&datadog.url);
+    config.http.request_timeout = Duration::from_millis(100);
+    let server = Server::start_with(config.clone()).await;
+    let host = datadog.url.trim_start_matches("http://");
+    let message = format!("{host} gave no complete answer within 100ms");
+    check_status(server.client().await.value(&object(&[])).await, Code::Unavailable, &message);
+
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    config.credentials.base_url = Some(format!("http://{free}").parse().unwrap());
+    let server = Server::start_with(config).await;
+    let message =
+        format!("{free} cannot be reached: cannot connect: Connection refused (os error 111)");
+    check_status(server.client().await.value(&object(&[])).await, Code::Unavailable, &message);
+}
+
+#[tokio::test]
+async fn an_answer_too_big_to_read_is_refused() {
+    let datadog =
+        FakeDatadog::start(|_| Reply { body: vec![b' '; 20 << 20], ..Reply::status(200) }).await;
+    let server = Server::start(&datadog).await;
+    let message =
+        "the answer has more than 16 MiB; group by fewer tags, or ask for a shorter `age`";
+    check_status(server.client().await.value(&object(&[])).await, Code::InvalidArgument, message);
+}
+
+#[tokio::test]
+async fn a_request_too_big_to_be_a_trigger_is_refused() {
+    let datadog = FakeDatadog::start(|_| Reply::points(&[1.0])).await;
+    let server = Server::start(&datadog).await;
+    let mut keda = server.client().await;
+    let huge = object(&[("query", &"x".repeat(2 << 20))]);
+    assert_eq!(keda.is_active(&huge).await.unwrap_err().code(), Code::OutOfRange);
+    assert!(keda.is_active(&object(&[])).await.is_ok());
+}
+
+#[tokio::test]
+async fn health_and_reflection_are_served() {
+    let datadog = FakeDatadog::start(|_| Reply::points(&[1.0])).await;
+    let server = Server::start(&datadog).await;
+    let channel = server.channel().await;
+    let mut health = HealthClient::new(channel.clone());
+    for service in ["", "externalscaler.ExternalScaler"] {
+        let request = HealthCheckRequest { service: service.into() };
+        let response = soon(health.check(request)).await.unwrap().into_inner();
+        assert_eq!(response.status(), ServingStatus::Serving);
+    }
+
+    let symbol = "externalscaler.ExternalScaler".to_owned();
+    let request = v1::ServerReflectionRequest {
+        message_request: Some(v1::server_reflection_request::MessageRequest::FileContainingSymbol(
+            symbol.clone(),
+        )),
+        ..Default::default()
+    };
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let stream = futures_util::stream::iter([request]);
+    let mut responses = soon(client.server_reflection_info(stream)).await.unwrap().into_inner();
+    let response = soon(responses.message()).await.unwrap().unwrap().message_response.unwrap();
+    assert!(matches!(
+        response,
+        v1::server_reflection_response::MessageResponse::FileDescriptorResponse(_)
+    ));
+
+    let request = v1alpha::ServerReflectionRequest {
+        message_request: Some(
+            v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(symbol),
+        ),
+        ..Default::default()
+    };
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let stream = futures_util::stream::iter([request]);
+    let mut responses = soon(client.server_reflection_info(stream)).await.unwrap().into_inner();
+    let response = soon(responses.message()).await.unwrap().unwrap().message_response.unwrap();
+    assert!(matches!(
+        response,
+        v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(_)
+    ));
+}
+
+#[tokio::test]
+async fn health_and_metrics_do_not_depend_on_datadog() {
+    let datadog = FakeDatadog::start(|_| Reply::status(503)).await;
+    let server = Server::start(&datadog).await;
+    let failed = server.client().await.value(&object(&[])).await;
+    assert_eq!(failed.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(server.get("/livez").await, (200, "ok\n".into()));
+    assert_eq!(server.get("/readyz").await, (200, "ok\n".into()));
+    let (status, page) = server.get("/metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        r#"keda_datadog_scaler_rpcs_total{method="GetMetrics",code="UNAVAILABLE"} 1"#,
+        r#"keda_datadog_scaler_datadog_requests_total{outcome="outage"} 1"#,
+        "keda_datadog_scaler_demands 1",
+    ] {
+        assert!(page.contains(line), "{line} is not in\n{page}");
+    }
+}
