@@ -70,6 +70,21 @@ struct Request {
     outcome: Outcome,
 }
 
+impl Outcome {
+    pub const ALL: [Self; 10] = [
+        Self::ok,
+        Self::malformed,
+        Self::refused,
+        Self::throttled,
+        Self::unprocessable,
+        Self::outage,
+        Self::unreachable,
+        Self::timed_out,
+        Self::too_large,
+        Self::not_understood,
+    ];
+}
+
 impl Metrics {
     #[expect(clippy::new_without_default, reason = "a registry is made once, on purpose")]
     pub fn new() -> Self {

@@ -1,1 +1,199 @@
+//! The promises of the tree: modules in reading order, a README that knows every flag, key, metric
+//! and code, and a `deploy/` that works.
 
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::CommandFactory as _;
+use keda_datadog_scaler::{
+    cli::Cli,
+    metrics::{Method, Metrics, Outcome},
+    trigger::{KEYS, Trigger},
+};
+
+use crate::harness::repository;
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = repository().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// The modules that a file names by `crate::NAME` or in a `use crate::{…}`.
+fn uses(source: &str, modules: &[&str]) -> Vec<String> {
+    let code: String = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    code.split("crate::")
+        .skip(1)
+        .flat_map(|after| {
+            let listed = match after.strip_prefix('{') {
+                Some(list) => top_level(list),
+                None => vec![after],
+            };
+            listed.into_iter().map(name).collect::<Vec<_>>()
+        })
+        .filter(|name| modules.contains(&name.as_str()))
+        .collect()
+}
+
+/// The items of a `use` list, up to its closing brace.
+fn top_level(list: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut items) = (0, 0, Vec::new());
+    for (at, c) in list.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => {
+                items.push(&list[start..at]);
+                return items;
+            }
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                items.push(&list[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    items
+}
+
+fn name(text: &str) -> String {
+    text.trim().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+}
+
+#[test]
+fn a_module_uses_only_modules_listed_after_it() {
+    let lib = read("src/lib.rs");
+    let modules: Vec<&str> =
+        lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert!(modules.len() > 10, "{modules:?}");
+    let mut seen = 0;
+    for path in rust_files(&repository().join("src")) {
+        let relative = path.strip_prefix(repository().join("src")).unwrap();
+        let module = relative.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+        let Some(place) = modules.iter().position(|name| *name == module) else {
+            assert!(matches!(module, "lib" | "main"), "{module} is not listed in lib.rs");
+            continue;
+        };
+        for used in uses(&fs::read_to_string(&path).unwrap(), &modules) {
+            let listed = modules.iter().position(|name| *name == used).unwrap();
+            assert!(listed >= place, "{} uses `{used}`, listed before it", relative.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "only {seen} uses were found");
+}
+
+#[test]
+fn the_readme_knows_every_flag_and_its_environment_name() {
+    let readme = read("README.md");
+    for command in Cli::command().get_subcommands() {
+        for argument in command.get_arguments() {
+            let Some(long) = argument.get_long().filter(|long| *long != "help") else { continue };
+            assert!(readme.contains(&format!("`--{long}`")), "--{long} is not in the README");
+            if let Some(environment) = argument.get_env() {
+                let environment = environment.to_str().unwrap();
+                assert!(readme.contains(environment), "{environment} is not in the README");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_readme_knows_every_metadata_key() {
+    let readme = read("README.md");
+    for key in KEYS {
+        assert!(readme.contains(&format!("`{key}`")), "{key} is not in the README");
+    }
+}
+
+#[test]
+fn the_readme_knows_every_metric_and_outcome() {
+    let readme = read("README.md");
+    let metrics = Metrics::new();
+    // A family without a member is not shown.
+    metrics.answered(Method::IsActive, "OK", Duration::ZERO);
+    metrics.stream_opened(Method::StreamIsActive);
+    for outcome in Outcome::ALL {
+        metrics.requested(outcome, Duration::ZERO);
+    }
+    let page = metrics.encode();
+    let samples = page.lines().filter(|line| !line.starts_with('#'));
+    let mut names: Vec<&str> = samples.map(|line| line.split(['{', ' ']).next().unwrap()).collect();
+    names.dedup();
+    assert!(names.len() > 7);
+    for name in names {
+        let name = name.strip_prefix("keda_datadog_scaler_").expect("it has the prefix");
+        let family = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|suffix| name.strip_suffix(suffix))
+            .unwrap_or(name);
+        assert!(readme.contains(&format!("`{family}`")), "{family} is not in the README");
+    }
+    for outcome in page.split("outcome=\"").skip(1) {
+        let outcome = outcome.split('"').next().unwrap();
+        assert!(readme.contains(&format!("`{outcome}`")), "{outcome} is not in the README");
+    }
+}
+
+#[test]
+fn the_deployment_uses_only_flags_that_exist() {
+    let command = Cli::command();
+    let serve = command.find_subcommand("serve").unwrap();
+    let known: Vec<&str> = serve.get_arguments().filter_map(clap::Arg::get_long).collect();
+    let deployment = read("deploy/keda-datadog-scaler.yaml");
+    let arguments =
+        deployment.lines().find_map(|line| line.trim().strip_prefix("args: [")).unwrap();
+    let mut flags = 0;
+    for argument in arguments.trim_end_matches(']').split(", ").skip(1) {
+        let flag = argument.trim_matches('"').trim_start_matches("--").split('=').next().unwrap();
+        assert!(known.contains(&flag), "--{flag} does not exist");
+        flags += 1;
+    }
+    assert_eq!(flags, 1);
+}
+
+#[test]
+fn the_examples_are_sound_triggers() {
+    for (example, holds) in [("scaledobject", true), ("scaledjob", false)] {
+        let text = read(Path::new("deploy/examples").join(example).with_extension("yaml"));
+        let (_, trigger) = text.split_once("- type: external\n      metadata:\n").unwrap();
+        let metadata: HashMap<String, String> = trigger
+            .lines()
+            .take_while(|line| line.starts_with("        "))
+            .filter_map(|line| line.trim().split_once(": "))
+            .filter(|(key, _)| !key.starts_with('#'))
+            .map(|(key, value)| (key.to_owned(), value.trim_matches('"').to_owned()))
+            .collect();
+        let (trigger, advice) = Trigger::parse(&metadata).unwrap();
+        assert_eq!(advice, [], "{example}");
+        assert_eq!(trigger.hold.is_none(), holds, "{example}");
+    }
+}
+
+#[test]
+fn there_is_one_tls_stack_and_one_of_each_http_crate() {
+    let lock = read("Cargo.lock");
+    let versions = |name: &str| lock.matches(&format!("\nname = \"{name}\"\n")).count();
+    for unwanted in ["openssl-sys", "native-tls", "aws-lc-sys", "aws-lc-rs"] {
+        assert_eq!(versions(unwanted), 0, "{unwanted} came in");
+    }
+    for single in ["hyper", "h2", "http", "rustls", "tonic", "prost", "axum"] {
+        assert_eq!(versions(single), 1, "{single} is there more or less than once");
+    }
+}
