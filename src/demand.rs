@@ -105,12 +105,14 @@ impl Account {
         }
     }
 
-    /// Datadog may quote a key back in an error; the text is not passed on with it.
+    /// Datadog may quote a key back in an error; the text is not passed on with it. What is
+    /// too short to be a key (Datadog's have 32 characters and more) may be any word.
     pub fn redact(&self, text: &str) -> String {
+        const SHORTEST: usize = 8;
         self.keys
             .secrets()
             .into_iter()
-            .filter(|secret| !secret.is_empty())
+            .filter(|secret| secret.len() >= SHORTEST)
             .fold(text.to_owned(), |text, secret| text.replace(secret, "[redacted]"))
     }
 }
@@ -207,5 +209,7 @@ mod tests {
             account.redact("key the-api-key or the-app-key"),
             "key [redacted] or [redacted]"
         );
+        let short = self::account("https://api.datadoghq.eu", "a");
+        assert_eq!(short.redact("a bad query"), "a bad query");
     }
 }

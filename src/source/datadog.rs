@@ -245,9 +245,10 @@ fn quote(text: &str, account: &Account) -> String {
     let text = account.redact(text);
     let line = text.split(|c: char| c.is_whitespace() || c.is_control());
     let line = line.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+    let line = line.trim_end_matches([':', '.']);
     match line.char_indices().nth(MAX_WORDS) {
         Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
+        None => line.to_owned(),
     }
 }
 

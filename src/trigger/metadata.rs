@@ -338,6 +338,11 @@ impl fmt::Display for Fault {
                 "`{key}` (or `targetValue`) is missing; set it, or `asMetricSource: \"true\"` if \
                  `scalingModifiers` sets the target"
             ),
+            Self::Missing { key: key @ "query", nearest: None } => write!(
+                f,
+                "`{key}` is missing; set it, or `useClusterAgentProxy: \"true\"` to read a \
+                 DatadogMetric instead"
+            ),
             Self::Missing { key, nearest: None } => write!(f, "`{key}` is missing; set it"),
             Self::Invalid { key, value, expected } => {
                 write!(f, "`{key}` is \"{value}\", but must be {expected}")
@@ -553,7 +558,8 @@ mod tests {
             "`useClusterAgentProxy` is \"maybe\", but must be true or false; also `age` is \"x\", \
              but must be a whole number of seconds, not negative; also `queryValue` (or \
              `targetValue`) is missing; set it, or `asMetricSource: \"true\"` if \
-             `scalingModifiers` sets the target; also `query` is missing; set it",
+             `scalingModifiers` sets the target; also `query` is missing; set it, or \
+             `useClusterAgentProxy: \"true\"` to read a DatadogMetric instead",
         );
         check_fault(
             &[("useClusterAgentProxy", "true")],

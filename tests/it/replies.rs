@@ -82,14 +82,14 @@ async fn a_rejected_query_is_its_authors_affair() {
         "error_parse",
         code,
         "Datadog rejects the query: Error parsing query: unable to parse \
-         sum:shop.orders{env:a b}: Rule 'scope_expr' didn't match at ' b}' (line 1, column 23).",
+         sum:shop.orders{env:a b}: Rule 'scope_expr' didn't match at ' b}' (line 1, column 23)",
     )
     .await;
-    let text = "Datadog rejects the query: Invalid query input:";
+    let text = "Datadog rejects the query: Invalid query input";
     check_error("error_invalid_input", code, text).await;
-    let rollup = format!("{text} Unsupported rollup mode: median");
+    let rollup = format!("{text}: Unsupported rollup mode: median");
     check_error("error_rollup", code, &rollup).await;
-    let retention = format!("{text} queries ending outside the retention date are invalid");
+    let retention = format!("{text}: queries ending outside the retention date are invalid");
     check_error("error_retention", code, &retention).await;
     check_error("http_400", code, "Datadog rejects the query: Query cannot be empty").await;
     check_error("http_414", code, "Datadog rejects the query: it is too long").await;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use keda_datadog_scaler::proto::GetMetricsRequest;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -155,6 +156,31 @@ async fn a_request_too_big_to_be_a_trigger_is_refused() {
     let huge = object(&[("query", &"x".repeat(2 << 20))]);
     assert_eq!(keda.is_active(&huge).await.unwrap_err().code(), Code::OutOfRange);
     assert!(keda.is_active(&object(&[])).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_that_is_asked_to_connect_anew_loses_nothing() {
+    let datadog = FakeDatadog::start(|_| Reply::points(&[1.0])).await;
+    let mut config = config(&datadog.url);
+    config.connection_age = Duration::from_millis(100);
+    let server = Server::start_with(config).await;
+    let mut keda = server.client().await;
+    let mut stream = soon(keda.client.stream_is_active(object(&[]))).await.unwrap().into_inner();
+    assert!(soon(stream.message()).await.unwrap().unwrap().result);
+
+    let started_at = Instant::now();
+    while started_at.elapsed() < Duration::from_secs(1) {
+        let value = match keda.value(&object(&[])).await {
+            // What was not sent on the closing connection grpc-go sends again by itself.
+            Err(status) if status.code() == Code::Cancelled => keda.value(&object(&[])).await,
+            other => other,
+        };
+        assert_eq!(value.unwrap(), 1.0);
+    }
+    // The stream of the first connection lives on until it ends by itself, with OK.
+    assert!(stream.message().now_or_never().is_none());
+    server.shutdown.leave.cancel();
+    assert!(matches!(soon(stream.message()).await, Ok(None)));
 }
 
 #[tokio::test]
