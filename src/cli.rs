@@ -35,6 +35,9 @@ pub enum Command {
     Sandbox(Sandbox),
 }
 
+/// No time limit makes sense beyond it, and clocks do not overflow below.
+const LONGEST: Duration = Duration::from_hours(24);
+
 const SERVE_HELP: &str = "\
 Environment:
   DD_API_KEY, DD_APP_KEY  the server's own Datadog keys; they have no flag, since the command
@@ -279,7 +282,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         .parse::<SignedDuration>()
         .ok()
         .and_then(|duration| duration.try_into().ok())
-        .ok_or_else(|| "must be a duration such as `500ms`, `15s` or `1m30s`".to_owned())
+        .filter(|duration| *duration <= LONGEST)
+        .ok_or_else(|| {
+            "must be a duration such as `500ms`, `15s` or `1m30s`, at most `24h`".to_owned()
+        })
 }
 
 fn positive(text: &str) -> Result<Duration, String> {
@@ -335,7 +341,7 @@ mod tests {
         assert_eq!(duration("2.5s"), Ok(Duration::from_millis(2_500)));
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
-        for odd in ["15", "-1s", "soon", ""] {
+        for odd in ["15", "-1s", "soon", "", "25h", "9999999999h"] {
             assert!(duration(odd).is_err(), "{odd}");
         }
         assert!(positive("0s").is_err());

@@ -2,7 +2,6 @@
 //! a bound on what is read. Nothing else names `reqwest`.
 
 use std::{
-    error::Error as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -74,10 +73,9 @@ impl Client {
             .timeout(config.request_timeout)
             .connect_timeout(CONNECT_TIMEOUT.min(config.request_timeout))
             .tcp_keepalive(Duration::from_secs(30))
-            // A connection that a firewall forgot is found before it costs a reading.
-            .http2_keep_alive_interval(Duration::from_secs(15))
-            .http2_keep_alive_timeout(Duration::from_secs(5))
-            .http2_keep_alive_while_idle(true);
+            // A connection that a firewall forgot costs one request, not all that follow on it.
+            .http2_keep_alive_interval(Duration::from_secs(4))
+            .http2_keep_alive_timeout(Duration::from_secs(4));
         if let Some(path) = &config.ca_file {
             builder = builder.tls_certs_merge(read_certificates(path)?);
         }
@@ -124,11 +122,12 @@ impl Client {
         while let Some(source) = innermost.source() {
             innermost = source;
         }
-        let cause = if error.source().is_some() && error.is_connect() {
-            format!("cannot connect: {innermost}")
-        } else {
-            innermost.to_string()
-        };
+        let step = if error.is_connect() { "cannot connect: " } else { "" };
+        let mut cause = format!("{step}{innermost}");
+        // rustls' name for it.
+        if cause.contains("UnknownIssuer") {
+            cause += "; give its CA with `--ca-file`";
+        }
         HttpError::Failed { cause }
     }
 }

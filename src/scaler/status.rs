@@ -2,13 +2,14 @@
 //! match on gRPC codes.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     error::Error,
     hash::{BuildHasher as _, RandomState},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::{
@@ -115,6 +116,10 @@ pub(super) fn code_name(code: Code) -> &'static str {
 /// Most triggers that are remembered as failing, and as advised. Beyond that, the log is silent:
 /// KEDA's events still tell.
 const MAX_REMEMBERED: usize = 10_000;
+/// What did not fail again in this time is gone; KEDA polls each 30 s by default.
+const MEMORY: Duration = Duration::from_mins(30);
+/// How often what is gone is looked for, once there is no room.
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
 /// Says that a trigger fails when it starts and when it ends, however often KEDA asks.
 #[derive(Default)]
@@ -125,8 +130,11 @@ pub(super) struct Journal {
 
 #[derive(Default)]
 struct Memory {
-    failing: HashMap<u64, Code>,
-    advised: HashSet<u64>,
+    /// What was last said of a trigger, and when it last failed.
+    failing: HashMap<u64, (Code, Instant)>,
+    /// When a trigger that was advised last came.
+    advised: HashMap<u64, Instant>,
+    swept_at: Option<Instant>,
 }
 
 impl Journal {
@@ -147,27 +155,27 @@ impl Journal {
     pub(super) fn failed(&self, object: &ScaledObjectRef, failure: &Failure) {
         let is_news = !failure.is_told_elsewhere() && {
             let key = self.key(object);
-            let failing = &mut self.memory().failing;
-            let has_room = failing.len() < MAX_REMEMBERED || failing.contains_key(&key);
-            has_room && failing.insert(key, failure.code()) != Some(failure.code())
+            self.memory().note_failure(key, failure.code(), Instant::now())
         };
         let (namespace, name) = (&*object.namespace, &*object.name);
         let code = code_name(failure.code());
+        let error = failure.message();
+        let message = "a trigger cannot be answered";
         if is_news {
             tracing::warn!(
                 trigger.namespace = namespace,
                 trigger.name = name,
                 code,
-                error = failure.message(),
-                "a trigger cannot be answered"
+                error,
+                message
             );
         } else {
             tracing::debug!(
                 trigger.namespace = namespace,
                 trigger.name = name,
                 code,
-                error = failure.message(),
-                "a trigger cannot be answered"
+                error,
+                message
             );
         }
     }
@@ -177,10 +185,7 @@ impl Journal {
             return;
         }
         let key = self.key(object);
-        let is_news = {
-            let advised = &mut self.memory().advised;
-            advised.len() < MAX_REMEMBERED && advised.insert(key)
-        };
+        let is_news = self.memory().note_advice(key, Instant::now());
         if is_news {
             for advice in advice {
                 tracing::warn!(
@@ -202,5 +207,59 @@ impl Journal {
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    /// Whether it is to be said.
+    fn note_failure(&mut self, key: u64, code: Code, now: Instant) -> bool {
+        self.sweep(now);
+        let has_room = self.failing.len() < MAX_REMEMBERED || self.failing.contains_key(&key);
+        has_room && self.failing.insert(key, (code, now)).is_none_or(|(said, _)| said != code)
+    }
+
+    /// Whether it is to be said.
+    fn note_advice(&mut self, key: u64, now: Instant) -> bool {
+        self.sweep(now);
+        let has_room = self.advised.len() < MAX_REMEMBERED || self.advised.contains_key(&key);
+        has_room && self.advised.insert(key, now).is_none()
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        let is_full = self.failing.len().max(self.advised.len()) >= MAX_REMEMBERED;
+        let swept_lately = self.swept_at.is_some_and(|at| now < at + SWEEP_EVERY);
+        if is_full && !swept_lately {
+            self.swept_at = Some(now);
+            self.failing.retain(|_, (_, seen_at)| now < *seen_at + MEMORY);
+            self.advised.retain(|_, seen_at| now < *seen_at + MEMORY);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_said_once_and_again_when_it_changes() {
+        let (mut memory, now) = (Memory::default(), Instant::now());
+        assert!(memory.note_failure(1, Code::NotFound, now));
+        assert!(!memory.note_failure(1, Code::NotFound, now));
+        assert!(memory.note_failure(2, Code::NotFound, now));
+        assert!(memory.note_failure(1, Code::InvalidArgument, now));
+        assert!(memory.note_advice(1, now) && !memory.note_advice(1, now));
+    }
+
+    #[test]
+    fn a_flood_of_failing_triggers_is_not_remembered_without_end() {
+        let (mut memory, now) = (Memory::default(), Instant::now());
+        let said = (0..20_000).filter(|key| memory.note_failure(*key, Code::NotFound, now)).count();
+        assert_eq!((said, memory.failing.len()), (MAX_REMEMBERED, MAX_REMEMBERED));
+        assert!(!memory.note_failure(0, Code::NotFound, now + MEMORY / 2));
+        // What stayed away makes room, what still fails is remembered.
+        let later = now + MEMORY + SWEEP_EVERY;
+        assert!(memory.note_failure(20_001, Code::NotFound, later));
+        assert_eq!(memory.failing.len(), 2);
+        assert!(!memory.note_failure(0, Code::NotFound, later));
     }
 }

@@ -54,6 +54,8 @@ const CREDENTIALS: [&str; 9] = [
 
 /// How alike two keys must be (0 to 1) for one to be taken for the other.
 const LIKENESS: f64 = 0.7;
+/// Most unknown keys of one trigger that are looked at.
+pub(super) const MAX_QUESTIONED: usize = 20;
 /// Most characters of a value or unknown key that a message repeats.
 const MAX_SHOWN: usize = 100;
 
@@ -61,27 +63,29 @@ const MAX_SHOWN: usize = 100;
 /// an unknown key may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Advice {
-    Unknown { key: String, nearest: Option<&'static str> },
+    Unknown { key: String },
     Credential { key: String },
 }
 
-/// What is to be said of the keys, in alphabetical order.
+/// What is to be said of the keys, in alphabetical order. Cheap: it is asked for with each RPC.
 pub(super) fn advice(metadata: &HashMap<String, String>) -> Vec<Advice> {
     let mut unknown: Vec<&str> =
         metadata.keys().map(String::as_str).filter(|key| !KEYS.contains(key)).collect();
     unknown.sort_unstable();
     unknown
         .into_iter()
+        .take(MAX_QUESTIONED)
         .map(|key| {
             if CREDENTIALS.contains(&key.strip_suffix("FromEnv").unwrap_or(key)) {
                 Advice::Credential { key: key.to_owned() }
             } else {
-                Advice::Unknown { key: shorten(key), nearest: nearest_key(key) }
+                Advice::Unknown { key: shorten(key) }
             }
         })
         .collect()
 }
 
+/// The known key that an unknown one was probably meant to be.
 pub(super) fn nearest_key(key: &str) -> Option<&'static str> {
     // The distance takes time in both lengths; a key may be anything.
     if key.len() > MAX_SHOWN {
@@ -108,12 +112,12 @@ pub(super) fn shorten(text: &str) -> String {
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown { key, nearest: Some(nearest) } => {
-                write!(f, "`{key}` is not known and ignored; did you mean `{nearest}`?")
-            }
-            Self::Unknown { key, nearest: None } => {
-                write!(f, "`{key}` is not known and ignored; take it out")
-            }
+            Self::Unknown { key } => match nearest_key(key) {
+                Some(nearest) => {
+                    write!(f, "`{key}` is not known and ignored; did you mean `{nearest}`?")
+                }
+                None => write!(f, "`{key}` is not known and ignored; take it out"),
+            },
             Self::Credential { key } => write!(
                 f,
                 "`{key}` is ignored in metadata, where everybody can read it; the server has its \

@@ -7,7 +7,7 @@ use crate::demand::{Query, Window};
 
 use super::{
     Aggregator, PointOffset, Reckoning, Subject, TimeAggregator, Trigger,
-    keys::{Advice, KEYS, advice, nearest_key, shorten},
+    keys::{Advice, KEYS, MAX_QUESTIONED, advice, nearest_key, shorten},
 };
 
 /// KEDA's default of `age`, in seconds.
@@ -273,6 +273,7 @@ impl<'a> Reader<'a> {
             .metadata
             .keys()
             .filter(|given| !KEYS.contains(&given.as_str()))
+            .take(MAX_QUESTIONED)
             .filter(|given| nearest_key(given) == Some(key))
             .min()
             .map(|given| shorten(given));

@@ -4,6 +4,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _},
     net::TcpListener,
     process::{Child, Command, Stdio},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -15,6 +16,7 @@ use tonic::transport::Channel;
 use crate::harness::{
     API_KEY, APP_KEY, FakeDatadog, Keda, Reply, check_status, http_client, object, soon,
 };
+use crate::transport::TlsDatadog;
 
 /// With nothing of this machine's environment that it would take for its own.
 fn program(arguments: &[&str]) -> Command {
@@ -38,6 +40,16 @@ impl Running {
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
+    /// What it writes to stderr until it ends.
+    fn log(&mut self) -> JoinHandle<String> {
+        let mut stderr = self.0.stderr.take().unwrap();
+        std::thread::spawn(move || {
+            let mut log = String::new();
+            stderr.read_to_string(&mut log).unwrap();
+            log
+        })
+    }
+
     fn exit_code(mut self) -> Option<i32> {
         self.0.wait().unwrap().code()
     }
@@ -49,6 +61,12 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Nobody listens there, just now.
+fn free_addresses() -> [String; 2] {
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().to_string())
 }
 
 async fn connect(address: &str) -> Keda {
@@ -74,7 +92,10 @@ fn what_cannot_work_is_said_and_exits_with_one_or_two() {
     ));
     let (code, stderr) = run(&["serve", "--refresh", "15"], &[]);
     assert_eq!(code, Some(2));
-    assert!(stderr.contains("must be a duration such as `500ms`, `15s` or `1m30s`"), "{stderr}");
+    assert!(
+        stderr.contains("must be a duration such as `500ms`, `15s` or `1m30s`, at most `24h`"),
+        "{stderr}"
+    );
     let (code, stderr) = run(&["serve"], &[("DATADOG_HOST", "ftp://dd")]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("`DATADOG_HOST` is \"ftp://dd\", but must be a URL"), "{stderr}");
@@ -170,6 +191,43 @@ async fn the_simulated_datadog_checks_keys_and_its_limit() {
 }
 
 #[tokio::test]
+async fn a_proxy_of_the_environment_is_used() {
+    // A proxy is asked for the whole URL, which the fake Datadog answers just as well.
+    let proxy = FakeDatadog::start(|_| Reply::points(&[8.0])).await;
+    let [grpc, admin] = free_addresses();
+    let child = program(&["serve", "--listen", &grpc, "--admin-listen", &admin])
+        .envs([("DD_API_KEY", API_KEY), ("DD_APP_KEY", APP_KEY)])
+        .envs([("DATADOG_HOST", "http://datadog.invalid"), ("HTTP_PROXY", &proxy.url)])
+        .spawn();
+    let _running = Running(child.unwrap());
+    assert_eq!(connect(&grpc).await.value(&object(&[])).await.unwrap(), 8.0);
+    assert_eq!(proxy.asked()[0].headers["host"], "datadog.invalid");
+}
+
+#[tokio::test]
+async fn no_key_is_in_the_log_of_an_http_2_connection() {
+    let datadog = TlsDatadog::start().await;
+    let [grpc, admin] = free_addresses();
+    let child = program(&["serve", "--listen", &grpc, "--admin-listen", &admin])
+        .envs([("DD_API_KEY", API_KEY), ("DD_APP_KEY", APP_KEY), ("RUST_LOG", "trace")])
+        .envs([
+            ("DATADOG_HOST", &*datadog.url),
+            ("SCALER_CA_FILE", datadog.ca_file.to_str().unwrap()),
+        ])
+        .spawn();
+    let mut running = Running(child.unwrap());
+    let log = running.log();
+    assert_eq!(connect(&grpc).await.value(&object(&[])).await.unwrap(), 8.0);
+    running.signal("TERM");
+    running.signal("INT");
+    assert!(running.exit_code().is_some());
+    let log = log.join().unwrap();
+    assert!(log.contains(r#""peer":"Client""#), "the log does not reach down to HTTP/2");
+    let around = log.lines().find(|line| line.contains(API_KEY) || line.contains(APP_KEY));
+    assert_eq!(around, None);
+}
+
+#[tokio::test]
 async fn no_key_is_ever_in_a_log_an_error_or_a_metric() {
     // Datadog quotes the keys back in every way it can.
     let echo = format!("no such key: {API_KEY} {APP_KEY}");
@@ -187,20 +245,14 @@ async fn no_key_is_ever_in_a_log_an_error_or_a_metric() {
         replies[n.trim_end_matches('}').parse::<usize>().unwrap()].clone()
     })
     .await;
-    let [grpc, admin] = [(); 2]
-        .map(|()| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string());
+    let [grpc, admin] = free_addresses();
     let child = program(&["serve", "--listen", &grpc, "--admin-listen", &admin])
         .envs([("DD_API_KEY", API_KEY), ("DD_APP_KEY", APP_KEY), ("RUST_LOG", "trace")])
         .env("DATADOG_HOST", &datadog.url)
         .spawn()
         .unwrap();
     let mut running = Running(child);
-    let mut stderr = running.0.stderr.take().unwrap();
-    let log = std::thread::spawn(move || {
-        let mut log = String::new();
-        stderr.read_to_string(&mut log).unwrap();
-        log
-    });
+    let log = running.log();
 
     let mut keda = connect(&grpc).await;
     let mut told = String::new();

@@ -8,6 +8,7 @@ mod harness;
 mod engine;
 
 mod replies;
+mod transport;
 mod rpc;
 mod economy;
 mod outage;

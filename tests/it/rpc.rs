@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use keda_datadog_scaler::proto::GetMetricsRequest;
+use keda_datadog_scaler::{
+    credentials::{Given, Origin},
+    proto::GetMetricsRequest,
+};
 use tokio::{net::TcpListener, time::Instant};
 use tonic::Code;
 use tonic_health::pb::{
@@ -49,6 +52,20 @@ async fn a_request_says_who_asks_and_for_when() {
     let version = concat!("keda-datadog-scaler/", env!("CARGO_PKG_VERSION"));
     assert_eq!(asked.headers["user-agent"], version);
     assert_eq!(asked.headers["accept-encoding"], "gzip");
+}
+
+#[tokio::test]
+async fn an_access_token_travels_as_a_bearer() {
+    let datadog = FakeDatadog::start(|_| Reply::points(&[1.0])).await;
+    let mut config = config(&datadog.url);
+    let given = Given { app_key: Some("ddpat_of-the-tests\n".into()), ..Given::default() };
+    config.credentials.origin = Origin::Given(given);
+    let server = Server::start_with(config).await;
+    server.client().await.value(&object(&[])).await.unwrap();
+    let [asked] = &*datadog.asked() else { panic!("not one request") };
+    assert_eq!(asked.headers["authorization"], "Bearer ddpat_of-the-tests");
+    assert!(!asked.headers.contains_key("dd-api-key"));
+    assert!(!asked.headers.contains_key("dd-application-key"));
 }
 
 #[tokio::test]
