@@ -40,12 +40,13 @@ const LONGEST: Duration = Duration::from_hours(24);
 
 const SERVE_HELP: &str = "\
 Environment:
-  DD_API_KEY, DD_APP_KEY  the server's own Datadog keys; they have no flag, since the command
-                          line of a process can be read by others. An access token (`ddpat_`,
-                          `ddsat_`) goes into DD_APP_KEY, without an API key.
-  DD_SITE                 the site of these keys [default: datadoghq.com]
-  HTTPS_PROXY, NO_PROXY   the proxy to reach Datadog through
-  RUST_LOG                which logs to write [default: info]";
+  DD_API_KEY   the server's own Datadog keys; they have no flag, since others
+  DD_APP_KEY   can read the command line of a process. An access token (ddpat_,
+               ddsat_) goes into DD_APP_KEY, without an API key.
+  DD_SITE      the site of these keys [default: datadoghq.com]
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY
+               the proxy to reach Datadog through
+  RUST_LOG     which logs to write [default: info]";
 
 #[derive(Debug, Args)]
 pub struct Serve {

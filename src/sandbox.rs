@@ -97,11 +97,12 @@ fn tell(
     tell_metrics(out)?;
     writeln!(out, "\nAsk as KEDA does, with grpcurl (https://github.com/fullstorydev/grpcurl):\n")?;
     let object = concat!(
-        r#"{"name": "shop", "namespace": "demo", "scalerMetadata": "#,
-        r#"{"query": "avg:sandbox.steps{*}", "queryValue": "5", "activationQueryValue": "3"}}"#,
+        "{\"name\": \"shop\", \"namespace\": \"demo\", \"scalerMetadata\":\n",
+        "    {\"query\": \"avg:sandbox.steps{*}\", \"queryValue\": \"5\"}}",
     );
-    let metric =
-        format!(r#"{{"scaledObjectRef": {object}, "metricName": "datadog-avg-sandbox-steps"}}"#);
+    let metric = format!(
+        "{{\"metricName\": \"datadog-avg-sandbox-steps\", \"scaledObjectRef\":\n    {object}}}"
+    );
     for (what, method, message) in [
         ("Should it run at all?", "IsActive", object),
         ("What is its metric called, and what is the target?", "GetMetricSpec", object),

@@ -158,16 +158,14 @@ impl Journal {
             self.memory().note_failure(key, failure.code(), Instant::now())
         };
         let (namespace, name) = (&*object.namespace, &*object.name);
-        let code = code_name(failure.code());
-        let error = failure.message();
-        let message = "a trigger cannot be answered";
+        let (code, error) = (code_name(failure.code()), failure.message());
         if is_news {
             tracing::warn!(
                 trigger.namespace = namespace,
                 trigger.name = name,
                 code,
                 error,
-                message
+                "a trigger cannot be answered"
             );
         } else {
             tracing::debug!(
@@ -175,7 +173,7 @@ impl Journal {
                 trigger.name = name,
                 code,
                 error,
-                message
+                "a trigger cannot be answered"
             );
         }
     }
