@@ -7,17 +7,16 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use clap::Parser as _;
 use futures_util::{future::join_all, stream};
 use keda_datadog_scaler::{
-    credentials::{self, Given, Origin},
-    http,
+    cli::{Cli, Command, Environment},
     proto::{
         GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, IsActiveResponse,
         MetricValue, ScaledObjectRef,
         external_scaler_client::ExternalScalerClient,
         external_scaler_server::{ExternalScaler, ExternalScalerServer},
     },
-    refresh, scaler,
     serve::{self, Listeners, Shutdown},
 };
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
@@ -121,31 +120,12 @@ async fn start_real(servers: &mut JoinSet<()>) -> SocketAddr {
 
     let (grpc, address) = listen().await;
     let (admin, _) = listen().await;
-    let given = Given { app_key: Some("ddpat_of-the-benchmark".into()), ..Given::default() };
-    let config = serve::Config {
-        credentials: credentials::Config {
-            origin: Origin::Given(given),
-            base_url: Some(format!("http://{datadog_at}").parse().unwrap()),
-        },
-        http: http::Config {
-            request_timeout: Duration::from_secs(10),
-            ca_file: None,
-            proxy_from_environment: false,
-        },
-        refresh: refresh::Config {
-            refresh: Duration::from_secs(15),
-            idle_after: Duration::from_mins(2),
-        },
-        scaler: scaler::Config {
-            patience: Duration::from_millis(2_500),
-            hold: Duration::from_mins(1),
-            strict_metadata: false,
-            stream_age: Duration::from_mins(10),
-            repeat_active: Duration::from_mins(1),
-        },
-        drain_delay: Duration::ZERO,
-        connection_age: Duration::from_mins(10),
-    };
+    let url = format!("http://{datadog_at}");
+    let arguments = ["keda-datadog-scaler", "serve", "--datadog-url", &url];
+    let Command::Serve(serve) = Cli::parse_from(arguments).command else { panic!("it is `serve`") };
+    let environment =
+        Environment::read(|name| (name == "DD_APP_KEY").then(|| "ddpat_of-the-benchmark".into()));
+    let config = serve.config(environment).unwrap();
     servers.spawn(async move {
         serve::run(config, Listeners { grpc, admin }, Shutdown::default()).await.unwrap();
     });

@@ -1,6 +1,6 @@
 //! Health and metrics over HTTP: nothing that names a tenant's query.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use axum::{
     Router,
@@ -9,6 +9,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -20,13 +21,20 @@ struct Admin {
     leaving: CancellationToken,
 }
 
-/// `/livez` does not depend on Datadog: a restart would not mend it, and lose what is held.
-pub fn router(metrics: Arc<Metrics>, leaving: CancellationToken) -> Router {
-    Router::new()
+/// Serves until `stop`, and is not ready from `leaving` on. `/livez` does not depend on Datadog: a
+/// restart would not mend it, and lose what is held.
+pub fn serve(
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    leaving: CancellationToken,
+    stop: CancellationToken,
+) -> impl Future<Output = io::Result<()>> {
+    let router = Router::new()
         .route("/livez", get("ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_page))
-        .with_state(Admin { metrics, leaving })
+        .with_state(Admin { metrics, leaving });
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).into_future()
 }
 
 async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 use jiff::SignedDuration;
 use url::Url;
 
@@ -51,16 +51,16 @@ Environment:
 #[derive(Debug, Args)]
 pub struct Serve {
     /// Address for KEDA (gRPC) [default: [::]:9090, or 0.0.0.0:9090 without IPv6]
-    #[arg(long, env = "SCALER_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, env = "SCALER_LISTEN", value_name = "ADDRESS", value_parser = address)]
     listen: Option<SocketAddr>,
 
     /// Address for health and metrics (HTTP) [default: [::]:8080, or 0.0.0.0:8080 without IPv6]
-    #[arg(long, env = "SCALER_ADMIN_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, env = "SCALER_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = address)]
     admin_listen: Option<SocketAddr>,
 
     /// Base URL of the Datadog API, in place of `https://api.<site>`; also `DATADOG_HOST`
-    #[arg(long, env = "SCALER_DATADOG_URL", value_name = "URL", value_parser = base_url)]
-    datadog_url: Option<Url>,
+    #[arg(long, env = "SCALER_DATADOG_URL", value_name = "URL")]
+    datadog_url: Option<String>,
 
     /// Directory with the files `api_key`, `app_key` and, if there is one, `site`; re-read when
     /// they change; wins over `DD_API_KEY`, `DD_APP_KEY` and `DD_SITE`
@@ -90,11 +90,11 @@ pub struct Serve {
 #[derive(Debug, Args)]
 pub struct Engine {
     /// How often a query is read while somebody asks for it
-    #[arg(long, env = "SCALER_REFRESH", value_name = "DURATION", default_value = "15s", value_parser = positive)]
+    #[arg(long, env = "SCALER_REFRESH", value_name = "DURATION", default_value = "15s", value_parser = a_second_or_more)]
     refresh: Duration,
 
-    /// How long a last good reading is held while Datadog fails, past its due refresh; per
-    /// trigger: `holdLastValue`
+    /// How long a last good reading is held while Datadog fails, past its due refresh (an
+    /// inactive one: for one refresh at most); per trigger: `holdLastValue`
     #[arg(long, env = "SCALER_HOLD", value_name = "DURATION", default_value = "1m", value_parser = duration)]
     hold: Duration,
 
@@ -107,7 +107,7 @@ pub struct Engine {
     idle_after: Duration,
 
     /// Refuse triggers with metadata keys that are not known
-    #[arg(long, env = "SCALER_STRICT_METADATA")]
+    #[arg(long, env = "SCALER_STRICT_METADATA", value_parser = BoolishValueParser::new())]
     strict_metadata: bool,
 }
 
@@ -126,16 +126,16 @@ pub enum LogFormat {
 
 #[derive(Debug, Args)]
 pub struct Sandbox {
-    /// Address for KEDA or grpcurl (gRPC)
-    #[arg(long, env = "SCALER_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:9090", value_parser = loopback)]
+    /// Address for KEDA or grpcurl (gRPC), on this machine
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090", value_parser = loopback)]
     listen: SocketAddr,
 
     /// Address for health and metrics (HTTP)
-    #[arg(long, env = "SCALER_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = loopback)]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = loopback)]
     admin_listen: SocketAddr,
 
-    /// Address of the simulated Datadog (HTTP)
-    #[arg(long, env = "SCALER_DATADOG_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8126", value_parser = loopback)]
+    /// Address of the simulated Datadog (HTTP), on this machine
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8282", value_parser = loopback)]
     datadog_listen: SocketAddr,
 
     /// Run the simulated Datadog only, for a `serve` of your own
@@ -143,7 +143,7 @@ pub struct Sandbox {
     datadog_only: bool,
 
     /// Requests that the simulated Datadog answers in an hour; then it answers 429
-    #[arg(long, env = "SCALER_RATE_LIMIT", value_name = "REQUESTS", default_value_t = 1_600)]
+    #[arg(long, value_name = "REQUESTS", default_value_t = 1_600)]
     rate_limit: u32,
 
     #[command(flatten)]
@@ -162,8 +162,9 @@ pub struct Environment {
 /// Something on the command line or in the environment that cannot work: exit code 2.
 #[derive(Debug, thiserror::Error)]
 pub enum UsageError {
-    #[error("`DATADOG_HOST` is \"{value}\", but {expected}")]
-    DatadogHost { value: String, expected: String },
+    /// Without the value, which may hold a password.
+    #[error("`{name}` {expected}")]
+    DatadogUrl { name: &'static str, expected: String },
 }
 
 impl Environment {
@@ -181,14 +182,15 @@ impl Environment {
 
 impl Serve {
     pub fn config(&self, environment: Environment) -> Result<serve::Config, UsageError> {
-        let base_url = match (&self.datadog_url, environment.datadog_host) {
-            (Some(url), _) => Some(url.clone()),
-            (None, Some(value)) => match base_url(&value) {
-                Ok(url) => Some(url),
-                Err(expected) => return Err(UsageError::DatadogHost { value, expected }),
-            },
+        let given = match (self.datadog_url.clone(), environment.datadog_host) {
+            (Some(url), _) => Some(("--datadog-url", url)),
+            (None, Some(host)) => Some(("DATADOG_HOST", host)),
             (None, None) => None,
         };
+        let base_url = given.map(|(name, text)| {
+            base_url(&text).map_err(|expected| UsageError::DatadogUrl { name, expected })
+        });
+        let base_url = base_url.transpose()?;
         let origin = match &self.credentials_dir {
             Some(directory) => Origin::Directory(directory.clone()),
             None => Origin::Given(environment.given),
@@ -211,8 +213,8 @@ impl Serve {
 
     /// The gRPC and the admin address.
     pub fn addresses(&self) -> (SocketAddr, SocketAddr) {
-        let on = |port| self::any_address(port);
-        (self.listen.unwrap_or_else(|| on(9090)), self.admin_listen.unwrap_or_else(|| on(8080)))
+        let grpc = self.listen.unwrap_or_else(|| any_address(9090));
+        (grpc, self.admin_listen.unwrap_or_else(|| any_address(8080)))
     }
 
     pub fn log_format(&self) -> LogFormat {
@@ -221,8 +223,10 @@ impl Serve {
 }
 
 impl Sandbox {
-    pub fn config(&self) -> sandbox::Config {
+    /// `program` is how this program was called, for what it tells people to type.
+    pub fn config(&self, program: String) -> sandbox::Config {
         sandbox::Config {
+            program,
             listen: self.listen,
             admin_listen: self.admin_listen,
             datadog_listen: self.datadog_listen,
@@ -249,8 +253,6 @@ impl Engine {
             patience: self.patience,
             hold: self.hold,
             strict_metadata: self.strict_metadata,
-            stream_age: Duration::from_mins(10),
-            repeat_active: Duration::from_mins(1),
         }
     }
 }
@@ -296,9 +298,21 @@ fn positive(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// More often than each second would be a flood for Datadog.
+fn a_second_or_more(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        duration if duration < Duration::from_secs(1) => Err("must be `1s` or more".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "must be an address such as `127.0.0.1:9090` or `[::]:9090`".to_owned())
+}
+
 fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr =
-        text.parse().map_err(|_| "must be an address such as `127.0.0.1:9090`".to_owned())?;
+    let address = address(text)?;
     if address.ip().is_loopback() {
         Ok(address)
     } else {
@@ -346,6 +360,7 @@ mod tests {
             assert!(duration(odd).is_err(), "{odd}");
         }
         assert!(positive("0s").is_err());
+        assert!(a_second_or_more("999ms").is_err() && a_second_or_more("1s").is_ok());
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! Which keys a trigger may use. Today there is one account: the server's own, from the
 //! environment or from a directory that is re-read when it changes.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
@@ -18,6 +23,11 @@ use crate::{
 
 /// How often a directory is looked at. Kubernetes takes a minute to project a changed Secret.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Largest file that is read; keys have some forty characters.
+const MAX_FILE: u64 = 4_096;
+/// As messages name the keys.
+const API_KEY: &str = "API key (`DD_API_KEY`, or the file `api_key`)";
+const APP_KEY: &str = "application key (`DD_APP_KEY`, or the file `app_key`)";
 const DEFAULT_SITE: &str = "datadoghq.com";
 /// <https://docs.datadoghq.com/getting_started/site/>
 const SITES: [&str; 9] = [
@@ -74,15 +84,18 @@ pub struct Keeper {
 pub enum CredentialsError {
     #[error("there are no Datadog keys; set `DD_API_KEY` and `DD_APP_KEY`, or `--credentials-dir`")]
     None,
-    #[error("the {missing} is missing; both an API key and an application key are needed")]
+    #[error(
+        "the {missing} is missing; both keys are needed, unless the application key is an access \
+         token (`ddpat_`, `ddsat_`)"
+    )]
     Half { missing: &'static str },
     #[error("the {which} holds a character that no key has; was something else pasted?")]
-    Odd { which: &'static str },
+    NotAKey { which: &'static str },
     #[error(
         "the site is \"{site}\", but must be one such as `datadoghq.com` or `us5.datadoghq.com`"
     )]
     Site { site: String },
-    #[error("the credentials file {path} cannot be read: {cause}")]
+    #[error("the credentials in {path} cannot be read: {cause}")]
     File { path: String, cause: String },
 }
 
@@ -91,13 +104,17 @@ pub async fn load(config: Config) -> Result<(Credentials, Option<Keeper>), Crede
     match config.origin {
         Origin::Given(given) => {
             let account = account(&given, config.base_url.as_ref())?;
+            question_site(&account, config.base_url.as_ref());
             let (_, own) = watch::channel(Ok(account));
             Ok((Credentials { own }, None))
         }
         Origin::Directory(directory) => {
             let account = read(&directory, config.base_url.as_ref()).await;
-            if let Err(error) = &account {
-                tracing::warn!(%error, "no credentials yet; the directory is looked at again");
+            match &account {
+                Ok(account) => question_site(account, config.base_url.as_ref()),
+                Err(error) => {
+                    tracing::warn!(%error, "there are no credentials yet; the directory is looked at again");
+                }
             }
             let (sender, own) = watch::channel(account);
             let keeper = Keeper { directory, base_url: config.base_url, own: sender };
@@ -126,7 +143,7 @@ impl Keeper {
     pub async fn run(self, refresher: Refresher, shutdown: CancellationToken) {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut complained = self.own.borrow().as_ref().err().cloned();
+        let mut complaint = self.own.borrow().as_ref().err().cloned();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -134,14 +151,16 @@ impl Keeper {
             }
             match read(&self.directory, self.base_url.as_ref()).await {
                 Ok(account) => {
-                    complained = None;
+                    if complaint.take().is_some() {
+                        tracing::info!(host = account.host(), "the credentials can be read");
+                    }
                     self.adopt(&account, &refresher);
                 }
-                Err(error) if complained.as_ref() != Some(&error) => {
-                    tracing::warn!(%error, "the credentials cannot be re-read; the last ones stay in use");
-                    complained = Some(error);
+                Err(error) if complaint.as_ref() == Some(&error) => {}
+                Err(error) => {
+                    self.complain(&error);
+                    complaint = Some(error);
                 }
-                Err(_) => {}
             }
         }
     }
@@ -152,15 +171,26 @@ impl Keeper {
             return;
         }
         tracing::info!(host = account.host(), "new credentials are in use");
+        question_site(account, self.base_url.as_ref());
         drop(self.own.send_replace(Ok(account.clone())));
         if let Ok(old) = before {
-            refresher.succeed(&old, account);
+            refresher.replace(&old, account);
+        }
+    }
+
+    fn complain(&self, error: &CredentialsError) {
+        let has_last = self.own.borrow().is_ok();
+        if has_last {
+            tracing::warn!(%error, "the credentials cannot be re-read; the last ones stay in use");
+        } else {
+            tracing::warn!(%error, "there are no credentials yet; the directory is looked at again");
+            drop(self.own.send_replace(Err(error.clone())));
         }
     }
 }
 
 /// Reads until two readings agree: a mounted Secret may be swapped between two of its files.
-async fn read(directory: &std::path::Path, base_url: Option<&Url>) -> Own {
+async fn read(directory: &Path, base_url: Option<&Url>) -> Own {
     let mut account = read_once(directory, base_url).await?;
     for _ in 0..3 {
         let again = read_once(directory, base_url).await?;
@@ -172,17 +202,13 @@ async fn read(directory: &std::path::Path, base_url: Option<&Url>) -> Own {
     Ok(account)
 }
 
-async fn read_once(directory: &std::path::Path, base_url: Option<&Url>) -> Own {
+async fn read_once(directory: &Path, base_url: Option<&Url>) -> Own {
     let file = async |name: &str| {
         let path = directory.join(name);
-        match tokio::fs::read_to_string(&path).await {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(CredentialsError::File {
-                path: path.display().to_string(),
-                cause: error.to_string(),
-            }),
-        }
+        read_file(&path).await.map_err(|cause| CredentialsError::File {
+            path: path.display().to_string(),
+            cause: cause.to_string(),
+        })
     };
     let given = Given {
         api_key: file("api_key").await?.map(Into::into),
@@ -191,21 +217,38 @@ async fn read_once(directory: &std::path::Path, base_url: Option<&Url>) -> Own {
     };
     match account(&given, base_url) {
         Err(CredentialsError::None) => Err(CredentialsError::File {
-            path: directory.join("api_key").display().to_string(),
-            cause: "it is missing or empty".to_owned(),
+            path: directory.display().to_string(),
+            cause: if directory.is_dir() {
+                "the files `api_key` and `app_key` are missing or empty".to_owned()
+            } else {
+                "there is no such directory".to_owned()
+            },
         }),
         other => other,
     }
 }
 
+/// `None` if there is none. Never waits: a pipe in its place is refused.
+async fn read_file(path: &Path) -> io::Result<Option<String>> {
+    let metadata = match tokio::fs::metadata(path).await {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !metadata.is_file() || metadata.len() > MAX_FILE {
+        return Err(io::Error::other("it is not a file with a key"));
+    }
+    tokio::fs::read_to_string(path).await.map(Some)
+}
+
 fn account(given: &Given, base_url: Option<&Url>) -> Own {
-    let api = key("API key", given.api_key.as_ref())?;
-    let app = key("application key", given.app_key.as_ref())?;
+    let api = key(API_KEY, given.api_key.as_ref())?;
+    let app = key(APP_KEY, given.app_key.as_ref())?;
     let keys = match (api, app) {
         (Some(api), Some(app)) => Keys::Pair { api, app },
         (None, Some(app)) if is_token(&app) => Keys::Bearer(app),
-        (None, Some(_)) => return Err(CredentialsError::Half { missing: "API key" }),
-        (Some(_), None) => return Err(CredentialsError::Half { missing: "application key" }),
+        (None, Some(_)) => return Err(CredentialsError::Half { missing: API_KEY }),
+        (Some(_), None) => return Err(CredentialsError::Half { missing: APP_KEY }),
         (None, None) => return Err(CredentialsError::None),
     };
     let base_url = match base_url {
@@ -222,7 +265,7 @@ fn key(
 ) -> Result<Option<SecretString>, CredentialsError> {
     let Some(text) = secret.map(|secret| secret.expose_secret().trim()) else { return Ok(None) };
     if !text.chars().all(|c| c.is_ascii_graphic()) {
-        return Err(CredentialsError::Odd { which });
+        return Err(CredentialsError::NotAKey { which });
     }
     Ok((!text.is_empty()).then(|| text.into()))
 }
@@ -249,13 +292,15 @@ fn api_of(site: &str) -> Result<Url, CredentialsError> {
     if !host.contains('.') || !host.split('.').all(label) {
         return Err(invalid());
     }
-    if !SITES.contains(&host) {
-        tracing::warn!(
-            site = host,
-            "this is not a site that Datadog documents; it is used as given"
-        );
-    }
     format!("https://api.{host}").parse().map_err(|_| invalid())
+}
+
+fn question_site(account: &Account, base_url: Option<&Url>) {
+    let host = account.host();
+    let is_known = SITES.iter().any(|site| host.strip_prefix("api.") == Some(site));
+    if base_url.is_none() && !is_known {
+        tracing::warn!(host, "this is not a site that Datadog documents; it is used as given");
+    }
 }
 
 #[cfg(test)]
@@ -305,9 +350,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        assert_eq!(given("", "b"), Err(CredentialsError::Half { missing: "API key" }));
-        assert_eq!(given("a", " "), Err(CredentialsError::Half { missing: "application key" }));
+        assert_eq!(given("", "b"), Err(CredentialsError::Half { missing: API_KEY }));
+        assert_eq!(given("a", " "), Err(CredentialsError::Half { missing: APP_KEY }));
         assert_eq!(given("", ""), Err(CredentialsError::None));
-        assert_eq!(given("a b", "c"), Err(CredentialsError::Odd { which: "API key" }));
+        assert_eq!(given("a b", "c"), Err(CredentialsError::NotAKey { which: API_KEY }));
     }
 }

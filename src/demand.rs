@@ -22,7 +22,7 @@ pub struct Demand {
 /// One value of a trigger's `query` key, and the time it looks at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
-    /// As written: never stripped, prefixed or normalised.
+    /// As written, but for white space around it: never prefixed or normalised.
     pub text: Arc<str>,
     pub window: Window,
 }
@@ -83,7 +83,7 @@ pub struct Point {
 }
 
 impl Account {
-    /// `base_url` is the address of the API without a path, such as `https://api.datadoghq.eu`.
+    /// `base_url` is what comes before `/api/v1`, such as `https://api.datadoghq.eu`.
     pub fn new(base_url: Url, keys: Keys) -> Self {
         Self { base_url, keys }
     }
@@ -131,9 +131,26 @@ impl Reading {
         self.taken_at + self.interval
     }
 
-    /// Points of the fullest series: a trigger that looks further back than this finds nothing.
+    /// Points of the longest series: a trigger that looks further back finds nothing.
     pub fn depth(&self) -> usize {
         self.series.iter().map(|series| series.points.len()).max().unwrap_or(0)
+    }
+
+    /// The same, without the bucket that is still filling.
+    pub fn depth_of_full_buckets(&self) -> usize {
+        let full = self.series.iter().map(|series| series.full_buckets(self.window_end_ms).len());
+        full.max().unwrap_or(0)
+    }
+}
+
+impl Series {
+    /// The points whose bucket had ended by `window_end_ms`. All of them if nobody can tell the
+    /// buckets' width.
+    pub fn full_buckets(&self, window_end_ms: i64) -> &[Point] {
+        let Some(step) = self.step else { return &self.points };
+        let step_ms = i64::try_from(step.as_millis()).unwrap_or(i64::MAX);
+        let full = |point: &Point| point.at_ms.saturating_add(step_ms) <= window_end_ms;
+        &self.points[..self.points.partition_point(full)]
     }
 }
 

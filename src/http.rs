@@ -14,7 +14,7 @@ pub use reqwest::{
 use url::Url;
 
 /// Most of a body that is read, after decompression. Datadog sends about 100 bytes a point.
-const BODY_LIMIT: usize = 16 << 20;
+const BODY_LIMIT: usize = 8 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
@@ -50,6 +50,9 @@ pub enum HttpError {
     TimedOut { after: Duration },
     #[error("{cause}")]
     Failed { cause: String },
+    /// Nobody that is trusted vouches for the certificate.
+    #[error("{cause}")]
+    Untrusted { cause: String },
     #[error("the answer is larger than {limit} bytes")]
     TooLarge { limit: usize },
 }
@@ -112,9 +115,14 @@ impl Client {
     }
 
     fn failed(&self, error: reqwest::Error) -> HttpError {
+        if error.is_timeout() && error.is_connect() {
+            let after = CONNECT_TIMEOUT.min(self.request_timeout);
+            return HttpError::Failed { cause: format!("no connection within {after:?}") };
+        }
         if error.is_timeout() {
             return HttpError::TimedOut { after: self.request_timeout };
         }
+        let is_connect = error.is_connect();
         // The innermost cause is the one that helps: "Connection refused", not "error sending
         // request". The URL would repeat the query.
         let error = error.without_url();
@@ -122,13 +130,15 @@ impl Client {
         while let Some(source) = innermost.source() {
             innermost = source;
         }
-        let step = if error.is_connect() { "cannot connect: " } else { "" };
-        let mut cause = format!("{step}{innermost}");
+        let cause = innermost.to_string();
         // rustls' name for it.
         if cause.contains("UnknownIssuer") {
-            cause += "; give its CA with `--ca-file`";
+            HttpError::Untrusted { cause }
+        } else if is_connect {
+            HttpError::Failed { cause }
+        } else {
+            HttpError::Failed { cause: format!("the connection broke off ({cause})") }
         }
-        HttpError::Failed { cause }
     }
 }
 

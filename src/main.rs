@@ -1,6 +1,6 @@
 //! Crypto provider, logging, dispatch, signal → token, exit code.
 
-use std::{env, process::ExitCode};
+use std::{env, io::IsTerminal as _, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -10,8 +10,8 @@ use keda_datadog_scaler::{
     serve::{self, Listeners, Shutdown},
 };
 use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -37,8 +37,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider was installed before"))?;
     let shutdown = Shutdown::default();
-    let mut signals = tokio::task::JoinSet::new();
-    signals.spawn(follow_signals(shutdown.clone()));
+    let signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let mut follower = JoinSet::new();
+    follower.spawn(follow(signals, shutdown.clone()));
     let aborted = shutdown.abort.clone();
     match command {
         Command::Serve(options) => {
@@ -47,7 +48,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Sandbox(options) => {
             log_to_stderr(options.log_format())?;
-            sandbox::run(options.config(), &mut std::io::stdout(), shutdown).await?;
+            let program = env::args().next().unwrap_or_default();
+            sandbox::run(options.config(program), &mut std::io::stdout(), shutdown).await?;
         }
     }
     anyhow::ensure!(!aborted.is_cancelled(), "aborted by a second signal");
@@ -57,22 +59,12 @@ async fn run(command: Command) -> anyhow::Result<()> {
 async fn serve(options: &Serve, shutdown: Shutdown) -> anyhow::Result<()> {
     let config = options.config(Environment::read(|name| env::var_os(name)))?;
     let (grpc, admin) = options.addresses();
-    let bind = async |address, flag| {
-        TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on {address}; choose another `{flag}`"))
-    };
-    let listeners = Listeners {
-        grpc: bind(grpc, "--listen").await?,
-        admin: bind(admin, "--admin-listen").await?,
-    };
+    let listeners = Listeners::bind(grpc, admin).await?;
     serve::run(config, listeners, shutdown).await
 }
 
-/// The first SIGTERM or SIGINT drains, the second aborts.
-async fn follow_signals(shutdown: Shutdown) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// The first signal drains, the second aborts.
+async fn follow([mut terminate, mut interrupt]: [Signal; 2], shutdown: Shutdown) {
     for token in [shutdown.leave, shutdown.abort] {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -80,7 +72,6 @@ async fn follow_signals(shutdown: Shutdown) -> std::io::Result<()> {
         }
         token.cancel();
     }
-    Ok(())
 }
 
 fn log_to_stderr(format: LogFormat) -> anyhow::Result<()> {
@@ -88,7 +79,11 @@ fn log_to_stderr(format: LogFormat) -> anyhow::Result<()> {
         .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
         .from_env()
         .context("`RUST_LOG` is not understood")?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let in_colour = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(in_colour)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -90,7 +90,7 @@ pub fn new<S: Source>(config: Config, source: S, metrics: Arc<Metrics>) -> (Refr
 impl Refresher {
     /// Declares interest in a demand, and follows what is known of it. The demand is kept fresh
     /// as long as the receiver lives. The channel closes when its account is withdrawn.
-    pub fn watch(&self, demand: &Demand) -> watch::Receiver<Latest> {
+    pub fn watch(&self, demand: &Demand) -> watch::Receiver<Arc<Latest>> {
         let (receiver, due) = self.shared.book().ask(demand, Instant::now());
         if due {
             self.shared.wake.notify_one();
@@ -108,8 +108,9 @@ impl Refresher {
     ) -> Result<T, Unread<E>> {
         let mut latest = self.watch(demand);
         loop {
-            let verdict = judge(&latest.borrow_and_update(), Instant::now());
-            let otherwise = match verdict {
+            // A clone, since judging may take a while, and the writer would wait.
+            let known = latest.borrow_and_update().clone();
+            let otherwise = match judge(&known, Instant::now()) {
                 Verdict::Known(value) => return Ok(value),
                 Verdict::Failed(error) => return Err(Unread::Failed(error)),
                 Verdict::Awaited { otherwise } => otherwise,
@@ -124,8 +125,8 @@ impl Refresher {
 
     /// `new` takes the place of `old`: demands and readings move over, and are read anew at
     /// once, if both are the same Datadog site; else they are withdrawn.
-    pub fn succeed(&self, old: &Arc<Account>, new: &Arc<Account>) {
-        self.shared.book().succeed(old, new, Instant::now());
+    pub fn replace(&self, old: &Arc<Account>, new: &Arc<Account>) {
+        self.shared.book().replace(old, new, Instant::now());
         self.shared.wake.notify_one();
     }
 }

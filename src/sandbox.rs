@@ -3,8 +3,7 @@
 
 use std::{io::Write, net::SocketAddr, time::Duration};
 
-use anyhow::Context as _;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::task::JoinSet;
 use url::Url;
 
 use crate::{
@@ -25,6 +24,8 @@ const APP_KEY: &str = "sandbox-app-key";
 
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// How this program was called.
+    pub program: String,
     pub listen: SocketAddr,
     pub admin_listen: SocketAddr,
     pub datadog_listen: SocketAddr,
@@ -39,14 +40,14 @@ pub struct Config {
 
 /// Says on `out` what is running and how to use it, then runs until `shutdown`.
 pub async fn run(config: Config, out: &mut impl Write, shutdown: Shutdown) -> anyhow::Result<()> {
-    let datadog = bind(config.datadog_listen, "--datadog-listen").await?;
+    let datadog = serve::bind(config.datadog_listen, "--datadog-listen").await?;
     let datadog_at = datadog.local_addr()?;
     let router = datadog::router(config.rate_limit);
     let mut simulation = JoinSet::new();
     simulation.spawn(async move { axum::serve(datadog, router).await });
 
     if config.datadog_only {
-        tell_datadog_only(out, datadog_at, config.rate_limit)?;
+        tell_datadog_only(out, &config.program, datadog_at, config.rate_limit)?;
         tokio::select! {
             () = shutdown.leave.cancelled() => {}
             _ = simulation.join_next() => anyhow::bail!("the simulated Datadog ended"),
@@ -54,10 +55,7 @@ pub async fn run(config: Config, out: &mut impl Write, shutdown: Shutdown) -> an
         return Ok(());
     }
 
-    let listeners = Listeners {
-        grpc: bind(config.listen, "--listen").await?,
-        admin: bind(config.admin_listen, "--admin-listen").await?,
-    };
+    let listeners = Listeners::bind(config.listen, config.admin_listen).await?;
     let addresses = (listeners.grpc.local_addr()?, listeners.admin.local_addr()?);
     tell(out, datadog_at, addresses, config.rate_limit)?;
     serve::run(serve_config(&config, datadog_at)?, listeners, shutdown).await
@@ -78,12 +76,6 @@ fn serve_config(config: &Config, datadog: SocketAddr) -> anyhow::Result<serve::C
         drain_delay: Duration::ZERO,
         connection_age: config.connection_age,
     })
-}
-
-async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}; choose another `{flag}`"))
 }
 
 fn tell(
@@ -107,7 +99,11 @@ fn tell(
         ("Should it run at all?", "IsActive", object),
         ("What is its metric called, and what is the target?", "GetMetricSpec", object),
         ("What is the value now?", "GetMetrics", &metric),
-        ("Tell me when that changes (Ctrl-C ends it):", "StreamIsActive", object),
+        (
+            "Tell me when that changes, and each minute that it is active (Ctrl-C ends it):",
+            "StreamIsActive",
+            object,
+        ),
     ] {
         writeln!(out, "  # {what}")?;
         writeln!(out, "  grpcurl -plaintext -emit-defaults -d '{message}' \\")?;
@@ -119,6 +115,7 @@ fn tell(
 
 fn tell_datadog_only(
     out: &mut impl Write,
+    program: &str,
     datadog: SocketAddr,
     rate_limit: u32,
 ) -> std::io::Result<()> {
@@ -126,7 +123,7 @@ fn tell_datadog_only(
     tell_metrics(out)?;
     writeln!(out, "\nA server of your own in front of it:\n")?;
     writeln!(out, "  DD_API_KEY={API_KEY} DD_APP_KEY={APP_KEY} DATADOG_HOST=http://{datadog} \\")?;
-    writeln!(out, "    keda-datadog-scaler serve\n")?;
+    writeln!(out, "    {program} serve\n")?;
     writeln!(out, "Ctrl-C stops the sandbox.")?;
     out.flush()
 }

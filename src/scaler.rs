@@ -9,14 +9,14 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{
     credentials::Credentials,
-    demand::Demand,
+    demand::{Demand, Query},
     metrics::{Method, Metrics},
     proto::{
         GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, IsActiveResponse, MetricSpec,
         MetricValue, ScaledObjectRef, external_scaler_server::ExternalScaler,
     },
     refresh::{Refresher, Unread},
-    trigger::{Fault, Measure, MetadataError, Reckoning, Subject, Trigger},
+    trigger::{Measure, Subject, Trigger},
 };
 
 mod status;
@@ -40,11 +40,6 @@ pub struct Config {
     pub hold: Duration,
     /// Whether unknown metadata keys are errors.
     pub strict_metadata: bool,
-    /// After about this time a stream ends with OK, so that KEDA opens it anew, perhaps elsewhere.
-    pub stream_age: Duration,
-    /// How often a stream repeats that a trigger is active: KEDA drops a message that comes
-    /// before the object's HPA exists (`status.externalMetricNames`, since v2.20.0).
-    pub repeat_active: Duration,
 }
 
 struct Shared {
@@ -121,7 +116,7 @@ impl ExternalScaler for Scaler {
     ) -> Result<Response<Self::StreamIsActiveStream>, Status> {
         let object = request.into_inner();
         let understood = self.shared.understand(&object).and_then(|trigger| {
-            reckoning(&trigger)?;
+            query(&trigger)?;
             Ok(trigger)
         });
         let open = self.shared.open(Method::StreamIsActive, &object, understood)?;
@@ -153,13 +148,16 @@ impl Shared {
     /// From the metadata alone: no Datadog, no credentials.
     fn understand(&self, object: &ScaledObjectRef) -> Result<Trigger, Failure> {
         let (trigger, advice) =
-            Trigger::parse(&object.scaler_metadata).map_err(Failure::Metadata)?;
-        if self.config.strict_metadata && !advice.is_empty() {
-            let faults = advice.into_iter().map(Fault::Unwanted).collect();
-            return Err(Failure::Metadata(MetadataError { faults }));
-        }
+            Trigger::parse(&object.scaler_metadata, self.config.strict_metadata)
+                .map_err(Failure::Metadata)?;
         self.journal.advise(object, &advice);
         Ok(trigger)
+    }
+
+    fn demand(&self, trigger: &Trigger) -> Result<Demand, Failure> {
+        let query = query(trigger)?.clone();
+        let account = self.credentials.own().map_err(Failure::Credentials)?;
+        Ok(Demand { account, query })
     }
 
     async fn measure(
@@ -168,24 +166,23 @@ impl Shared {
         started_at: Instant,
     ) -> Result<Measure, Failure> {
         let trigger = self.understand(object)?;
-        let reckoning = reckoning(&trigger)?;
         let patience =
             trigger.timeout.map_or(self.config.patience, |t| t.min(self.config.patience));
         let deadline = started_at + patience;
+        let judge = |latest: &_, now| trigger.judge(latest, now, self.config.hold);
         loop {
-            let account = self.credentials.own().map_err(Failure::Credentials)?;
-            let demand = Demand { account, query: reckoning.query.clone() };
-            let judge = |latest: &_, now| reckoning.judge(&trigger, latest, now, self.config.hold);
-            let failure = match self.refresher.read(&demand, deadline, judge).await {
+            let demand = self.demand(&trigger)?;
+            match self.refresher.read(&demand, deadline, judge).await {
                 Ok(measure) => return Ok(measure),
-                Err(Unread::Failed(unanswered)) => Failure::Unanswered(unanswered),
+                Err(Unread::Failed(unanswered)) => return Err(Failure::Unanswered(unanswered)),
                 Err(Unread::TimedOut) => {
-                    Failure::TimedOut { host: demand.account.host(), patience }
+                    return Err(Failure::TimedOut { host: demand.account.host(), patience });
                 }
-                Err(Unread::Withdrawn) if Instant::now() < deadline => continue,
-                Err(Unread::Withdrawn) => Failure::Withdrawn,
-            };
-            return Err(failure);
+                Err(Unread::Withdrawn) if Instant::now() >= deadline => {
+                    return Err(Failure::Withdrawn);
+                }
+                Err(Unread::Withdrawn) => {}
+            }
         }
     }
 
@@ -230,9 +227,9 @@ impl Shared {
     }
 }
 
-fn reckoning(trigger: &Trigger) -> Result<&Reckoning, Failure> {
+fn query(trigger: &Trigger) -> Result<&Query, Failure> {
     match &trigger.subject {
-        Subject::Query(reckoning) => Ok(reckoning),
+        Subject::Query(query) => Ok(query),
         Subject::DatadogMetric { .. } => Err(Failure::ClusterAgent),
     }
 }
@@ -272,7 +269,7 @@ mod tests {
     fn check_target(target: &str, expected: (i64, f64)) {
         let metadata = [("query", "avg:a{*}"), ("queryValue", target)];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        let trigger = Trigger::parse(&metadata).unwrap().0;
+        let trigger = Trigger::parse(&metadata, false).unwrap().0;
         let [spec] = &*spec(&trigger).metric_specs else { panic!("one spec") };
         assert_eq!((spec.target_size, spec.target_size_float), expected);
     }

@@ -1,18 +1,16 @@
 //! Puts the rooms together, runs them in one `JoinSet`, and takes them down in order.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use futures_util::{Stream, stream};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    service::RoutesBuilder,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{service::RoutesBuilder, transport::Server};
 
 use crate::{
     admin, credentials, http,
@@ -44,6 +42,22 @@ pub struct Config {
 pub struct Listeners {
     pub grpc: TcpListener,
     pub admin: TcpListener,
+}
+
+impl Listeners {
+    pub async fn bind(grpc: SocketAddr, admin: SocketAddr) -> anyhow::Result<Self> {
+        Ok(Self {
+            grpc: bind(grpc, "--listen").await?,
+            admin: bind(admin, "--admin-listen").await?,
+        })
+    }
+}
+
+/// `flag` is what the address can be changed with.
+pub async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}; choose another `{flag}`"))
 }
 
 /// How the caller ends it.
@@ -93,16 +107,15 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
             Ok(())
         });
     }
-    let pages = admin::router(metrics, shutdown.leave.clone());
     rest.spawn({
-        let served = axum::serve(listeners.admin, pages)
-            .with_graceful_shutdown(stop.clone().cancelled_owned());
+        let (leave, stop) = (shutdown.leave.clone(), stop.clone());
+        let served = admin::serve(listeners.admin, metrics, leave, stop);
         async move { served.await.context("the admin server ended") }
     });
 
     let mut grpc = JoinSet::new();
     grpc.spawn({
-        let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
+        let incoming = connections(listeners.grpc);
         let ended = draining.clone().cancelled_owned();
         let served = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -113,7 +126,9 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
             .serve_with_incoming_shutdown(incoming, ended);
         async move { served.await.context("the gRPC server ended") }
     });
-    log_start(addresses);
+    let (grpc_at, admin_at) = addresses;
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, grpc = %grpc_at, admin = %admin_at, "KEDA is answered from now on");
 
     let ended = tokio::select! {
         () = shutdown.leave.cancelled() => None,
@@ -127,7 +142,10 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     }
 
     let drained = async {
-        tracing::info!(delay_seconds = config.drain_delay.as_secs_f64(), "shutting down");
+        tracing::info!(
+            delay_seconds = config.drain_delay.as_secs_f64(),
+            "the server goes, and answers on meanwhile"
+        );
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         health.set_not_serving::<ExternalScalerServer<Scaler>>().await;
         sleep(config.drain_delay).await;
@@ -145,8 +163,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         let _ = timeout(Duration::from_secs(1), all_ended).await;
     };
     tokio::select! {
-        () = drained => tracing::info!("shut down"),
-        () = shutdown.abort.cancelled() => tracing::warn!("shut down at once; RPCs may have been cut"),
+        () = drained => tracing::info!("the server has gone"),
+        () = shutdown.abort.cancelled() => tracing::warn!("the server has gone at once; RPCs may have been cut"),
     }
     Ok(())
 }
@@ -171,11 +189,31 @@ async fn routes(
     Ok((health, routes.routes()))
 }
 
-fn log_start((grpc, admin): (SocketAddr, SocketAddr)) {
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        grpc = %grpc,
-        admin = %admin,
-        "serving"
-    );
+/// What connects to the port. tonic would try again at once when accepting fails for want of file
+/// descriptors, and keep a core busy with it.
+fn connections(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+    stream::unfold((listener, false), |(listener, mut is_told)| async move {
+        loop {
+            match listener.accept().await {
+                Ok((connection, _)) => {
+                    // Without it an answer may wait for the next one; no reason to refuse it.
+                    let _ = connection.set_nodelay(true);
+                    return Some((Ok(connection), (listener, false)));
+                }
+                Err(error) if is_of_the_client(&error) => {}
+                Err(error) => {
+                    if !is_told {
+                        tracing::error!(%error, "connections cannot be accepted");
+                    }
+                    is_told = true;
+                    sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    })
+}
+
+fn is_of_the_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

@@ -1,16 +1,13 @@
 //! Where readings come from. A source fetches; what a trigger makes of an answer is the
 //! trigger's affair.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, mem::discriminant, sync::Arc, time::Duration};
 
-use crate::{
-    demand::{Account, Query, Series},
-    metrics::Outcome,
-};
+use crate::demand::{Account, Query, Series};
 
 pub mod datadog;
 pub mod grammar;
-pub mod series;
+mod series;
 
 /// Something that can be asked for readings.
 pub trait Source: Send + Sync + 'static {
@@ -45,10 +42,13 @@ pub enum SourceError {
          may read metrics (`timeseries_query`)"
     )]
     Refused { status: u16, host: String },
-    #[error("Datadog's rate limit is spent at {host} (429){}", .limit.map(RateLimit::describe).unwrap_or_default())]
+    #[error("Datadog's rate limit is spent at {host} (429){}; read less often (`--refresh`), or ask Datadog for more", .limit.map(RateLimit::describe).unwrap_or_default())]
     Throttled { host: String, limit: Option<RateLimit> },
     /// Comes and goes for sound queries: kedacore/keda#7246.
-    #[error("Datadog cannot process the query at the moment (422)")]
+    #[error(
+        "Datadog cannot process the query at the moment (422); that passes, and \
+         `metricUnavailableValue` would bridge it"
+    )]
     Unprocessable,
     #[error("Datadog fails at {host} ({what}); nothing is wrong with the query")]
     Outage { host: String, what: String },
@@ -56,6 +56,11 @@ pub enum SourceError {
     Unreachable { host: String, cause: String },
     #[error("{host} gave no complete answer within {after:?}")]
     TimedOut { host: String, after: Duration },
+    /// A redirect, or an address without this API.
+    #[error(
+        "{host} is not the Datadog API ({status}); check `DD_SITE`, `--datadog-url` and the proxy"
+    )]
+    Misdirected { status: u16, host: String },
     #[error("the answer has {what}; group by fewer tags, or ask for a shorter `age`")]
     TooLarge { what: String },
     #[error("the answer from {host} is not understood: {what}")]
@@ -71,14 +76,23 @@ pub struct RateLimit {
 }
 
 impl SourceError {
+    /// Whether the same person would do the same about it.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let is_away = |error: &Self| {
+            matches!(error, Self::Outage { .. } | Self::Unreachable { .. } | Self::TimedOut { .. })
+        };
+        (is_away(self) && is_away(other)) || discriminant(self) == discriminant(other)
+    }
+
     /// Whether the account as a whole is affected, and not this query only.
-    pub fn is_accounts(&self) -> bool {
+    pub fn concerns_account(&self) -> bool {
         match self {
             Self::Refused { .. }
             | Self::Throttled { .. }
             | Self::Outage { .. }
             | Self::Unreachable { .. }
-            | Self::TimedOut { .. } => true,
+            | Self::TimedOut { .. }
+            | Self::Misdirected { .. } => true,
             Self::Malformed { .. }
             | Self::Unprocessable
             | Self::TooLarge { .. }
@@ -86,17 +100,19 @@ impl SourceError {
         }
     }
 
-    pub fn outcome(&self) -> Outcome {
+    /// As metrics name it.
+    pub fn outcome(&self) -> &'static str {
         match self {
-            Self::Malformed { .. } => Outcome::malformed,
-            Self::Refused { .. } => Outcome::refused,
-            Self::Throttled { .. } => Outcome::throttled,
-            Self::Unprocessable => Outcome::unprocessable,
-            Self::Outage { .. } => Outcome::outage,
-            Self::Unreachable { .. } => Outcome::unreachable,
-            Self::TimedOut { .. } => Outcome::timed_out,
-            Self::TooLarge { .. } => Outcome::too_large,
-            Self::NotUnderstood { .. } => Outcome::not_understood,
+            Self::Malformed { .. } => "malformed",
+            Self::Refused { .. } => "refused",
+            Self::Throttled { .. } => "throttled",
+            Self::Unprocessable => "unprocessable",
+            Self::Outage { .. } => "outage",
+            Self::Unreachable { .. } => "unreachable",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Misdirected { .. } => "misdirected",
+            Self::TooLarge { .. } => "too_large",
+            Self::NotUnderstood { .. } => "not_understood",
         }
     }
 }

@@ -17,6 +17,7 @@ pub use metadata::{Fault, MetadataError};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trigger {
     pub subject: Subject,
+    pub reckoning: Reckoning,
     /// The HPA's target, at least `MIN_TARGET`.
     pub target: f64,
     /// The trigger is active while its value is above this.
@@ -33,15 +34,14 @@ pub struct Trigger {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Subject {
     /// A query, read from the Datadog API.
-    Query(Reckoning),
+    Query(Query),
     /// A `DatadogMetric`, read from the Cluster Agent (`useClusterAgentProxy`).
     DatadogMetric { namespace: String, name: String, max_age: Option<Duration> },
 }
 
-/// A query and how one number comes of its series.
-#[derive(Clone, Debug, PartialEq)]
+/// How one number comes of a reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reckoning {
-    pub query: Query,
     /// First over time: which of a series' newest points count, and what is made of them.
     pub offset: PointOffset,
     pub over_time: TimeAggregator,
@@ -81,8 +81,8 @@ impl Trigger {
     /// before it.
     pub fn metric_name(&self) -> String {
         match &self.subject {
-            Subject::Query(reckoning) => {
-                let text = &*reckoning.query.text;
+            Subject::Query(query) => {
+                let text = &*query.text;
                 let head = text.split('{').next().unwrap_or(text);
                 // `NormalizeString`, pkg/util/normalize_string.go
                 let replaced = ['/', '.', ':', '%', '(', ')'];

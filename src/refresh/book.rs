@@ -2,7 +2,7 @@
 //! and cannot fail.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -22,6 +22,8 @@ const MEMORY: Duration = Duration::from_mins(10);
 const MAX_PAUSE: Duration = Duration::from_mins(4);
 /// Most readings that are kept of one demand.
 const MAX_READINGS: usize = 3;
+/// Most replaced accounts that are remembered; one RPC may know the last.
+const MAX_REPLACED: usize = 4;
 
 pub(super) struct Book {
     config: Config,
@@ -29,14 +31,19 @@ pub(super) struct Book {
     /// Every entry that is not being fetched, by when it wants attention.
     agenda: BTreeMap<Slot, Demand>,
     next_slot: u64,
-    /// Demands of each account that fail for a reason that is the account's.
-    failing: HashMap<Arc<Account>, usize>,
+    health: HashMap<Arc<Account>, Health>,
+    /// The last accounts that were replaced: who asks with one was too late.
+    replaced: VecDeque<Arc<Account>>,
 }
 
 struct Entry {
-    latest: watch::Sender<Latest>,
+    latest: watch::Sender<Arc<Latest>>,
     asked_at: Instant,
     turn: Turn,
+    /// Since when each attempt failed for a reason that may be the account's.
+    failing_since: Option<Instant>,
+    /// Whether it was said that this query fails while others do not.
+    is_told: bool,
 }
 
 /// A place on the agenda; the number tells apart what falls due at one instant.
@@ -51,11 +58,21 @@ enum Turn {
     Asleep(Slot),
 }
 
-/// What an outcome means for whoever reads the log.
+/// How an account fares, for whoever reads the log.
+#[derive(Default)]
+struct Health {
+    succeeded_at: Option<Instant>,
+    /// The failure that was last told, until a success.
+    told: Option<SourceError>,
+}
+
+/// What an outcome means for whoever reads the log. What is wrong with a query itself is told
+/// where the trigger is known.
 #[derive(Debug, PartialEq)]
 pub(super) enum Change {
     AccountFails(Arc<Account>, SourceError),
     AccountRecovers(Arc<Account>),
+    /// Others of the account have answers meanwhile.
     QueryFails(Demand, SourceError),
     QueryRecovers(Demand),
 }
@@ -67,7 +84,8 @@ impl Book {
             entries: HashMap::new(),
             agenda: BTreeMap::new(),
             next_slot: 0,
-            failing: HashMap::new(),
+            health: HashMap::new(),
+            replaced: VecDeque::new(),
         }
     }
 
@@ -77,26 +95,30 @@ impl Book {
     }
 
     /// Notes the interest. True if there is something due that was not before.
-    pub(super) fn ask(&mut self, demand: &Demand, now: Instant) -> (watch::Receiver<Latest>, bool) {
+    pub(super) fn ask(
+        &mut self,
+        demand: &Demand,
+        now: Instant,
+    ) -> (watch::Receiver<Arc<Latest>>, bool) {
+        if self.replaced.contains(&demand.account) {
+            let (_closes, receiver) = watch::channel(Arc::default());
+            return (receiver, false);
+        }
         if let Some(entry) = self.entries.get_mut(demand) {
             entry.asked_at = now;
             let receiver = entry.latest.subscribe();
             let Turn::Asleep(slot) = entry.turn else { return (receiver, false) };
             // A failure is remembered until the next turn, and that has passed asleep.
-            let failed =
-                entry.latest.borrow().failure.as_ref().is_some_and(SourceError::is_accounts);
-            entry.latest.send_modify(|latest| latest.failure = None);
-            if failed {
-                self.account_is_well(&demand.account);
-            }
+            entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
             self.agenda.remove(&slot);
             let turn = Turn::Due(self.enter(now, demand));
             self.set_turn(demand, turn);
             return (receiver, true);
         }
-        let (latest, receiver) = watch::channel(Latest::default());
+        let (latest, receiver) = watch::channel(Arc::default());
         let turn = Turn::Due(self.enter(now, demand));
-        self.entries.insert(demand.clone(), Entry { latest, asked_at: now, turn });
+        let entry = Entry { latest, asked_at: now, turn, failing_since: None, is_told: false };
+        self.entries.insert(demand.clone(), entry);
         (receiver, true)
     }
 
@@ -161,77 +183,35 @@ impl Book {
         changes: &mut Vec<Change>,
     ) {
         let refresh = self.config.refresh;
-        let Some(entry) = self.entries.get(demand) else { return };
+        let Some(entry) = self.entries.get_mut(demand) else { return };
         if entry.turn != Turn::Fetching {
             return;
         }
-        let before = entry.latest.borrow().failure.clone();
-        let after = outcome.as_ref().err().cloned();
-        let due_at = now + after.as_ref().map_or(refresh, |failure| pause(failure, refresh));
-        entry.latest.send_modify(|latest| match outcome {
-            Ok(Answer { series, window_end_ms }) => {
+        let failure = outcome.as_ref().err().cloned();
+        let health = self.health.entry(demand.account.clone()).or_default();
+        changes.extend(note(demand, entry, health, failure.as_ref(), now, refresh));
+
+        entry.latest.send_modify(|latest| {
+            let latest = Arc::make_mut(latest);
+            latest.failure.clone_from(&failure);
+            if let Ok(Answer { series, window_end_ms }) = outcome {
                 let reading = Reading { series, window_end_ms, taken_at: now, interval: refresh };
                 remember(&mut latest.readings, reading);
-                latest.failure = None;
             }
-            Err(failure) => latest.failure = Some(failure),
         });
+        let due_at = now + failure.as_ref().map_or(refresh, |failure| pause(failure, refresh));
         let turn = Turn::Due(self.enter(due_at, demand));
         self.set_turn(demand, turn);
-        self.note(demand, before, after, changes);
     }
 
-    /// A failure that is the account's is told once for all its demands.
-    fn note(
-        &mut self,
-        demand: &Demand,
-        before: Option<SourceError>,
-        after: Option<SourceError>,
-        changes: &mut Vec<Change>,
-    ) {
-        let split = |failure: Option<SourceError>| match failure {
-            Some(failure) if failure.is_accounts() => (Some(failure), None),
-            other => (None, other),
-        };
-        let well = after.is_none();
-        let (account_before, query_before) = split(before);
-        let (account_after, query_after) = split(after);
-
-        match (account_before, account_after) {
-            (None, Some(failure)) => {
-                let failing = self.failing.entry(demand.account.clone()).or_insert(0);
-                *failing += 1;
-                if *failing == 1 {
-                    changes.push(Change::AccountFails(demand.account.clone(), failure));
-                }
-            }
-            (Some(_), None) => {
-                if self.account_is_well(&demand.account) {
-                    changes.push(Change::AccountRecovers(demand.account.clone()));
-                }
-            }
-            (None, None) | (Some(_), Some(_)) => {}
+    /// See `Refresher::replace`.
+    pub(super) fn replace(&mut self, old: &Arc<Account>, new: &Arc<Account>, now: Instant) {
+        self.replaced.retain(|account| account != new);
+        self.replaced.push_back(old.clone());
+        if self.replaced.len() > MAX_REPLACED {
+            self.replaced.pop_front();
         }
-        match (query_before, query_after) {
-            (None, Some(failure)) => changes.push(Change::QueryFails(demand.clone(), failure)),
-            (Some(_), None) if well => changes.push(Change::QueryRecovers(demand.clone())),
-            _ => {}
-        }
-    }
-
-    /// One demand of the account fails no more; true if it was the last.
-    fn account_is_well(&mut self, account: &Arc<Account>) -> bool {
-        let Some(failing) = self.failing.get_mut(account) else { return false };
-        *failing -= 1;
-        let well = *failing == 0;
-        if well {
-            self.failing.remove(account);
-        }
-        well
-    }
-
-    /// See `Refresher::succeed`.
-    pub(super) fn succeed(&mut self, old: &Arc<Account>, new: &Arc<Account>, now: Instant) {
+        self.health.remove(old);
         let moving: Vec<Demand> =
             self.entries.keys().filter(|demand| demand.account == *old).cloned().collect();
         for demand in moving {
@@ -240,20 +220,21 @@ impl Book {
                 continue;
             }
             let heir = Demand { account: new.clone(), query: demand.query };
-            if let hash_map::Entry::Occupied(present) = self.entries.entry(heir.clone()) {
+            if let Some(present) = self.entries.get(&heir) {
                 // Somebody asked with the new keys already; who waits with the old ones is told
                 // by the closing channel.
-                present.get().latest.send_if_modified(|latest| {
-                    let empty = latest.readings.is_empty();
-                    if empty {
-                        latest.readings.clone_from(&entry.latest.borrow().readings);
+                present.latest.send_if_modified(|latest| {
+                    let is_empty = latest.readings.is_empty();
+                    if is_empty {
+                        let readings = entry.latest.borrow().readings.clone();
+                        Arc::make_mut(latest).readings = readings;
                     }
-                    empty
+                    is_empty
                 });
                 continue;
             }
             // No verdict on the new keys yet: the readings stay, held from when they were due.
-            entry.latest.send_modify(|latest| latest.failure = None);
+            entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
             entry.turn = Turn::Due(self.enter(now, &heir));
             self.entries.insert(heir, entry);
         }
@@ -263,9 +244,6 @@ impl Book {
         let entry = self.entries.remove(demand)?;
         if let Turn::Due(slot) | Turn::Asleep(slot) = entry.turn {
             self.agenda.remove(&slot);
-        }
-        if entry.latest.borrow().failure.as_ref().is_some_and(SourceError::is_accounts) {
-            self.account_is_well(&demand.account);
         }
         Some(entry)
     }
@@ -284,10 +262,47 @@ impl Book {
     }
 }
 
-/// Newest first, and each older one deeper than all that are newer.
+/// Tells an outage of the account from a query that fails alone, and each once: it is the
+/// account's if nothing of it succeeded for a whole refresh, and the query's if something did
+/// since it began to fail.
+fn note(
+    demand: &Demand,
+    entry: &mut Entry,
+    health: &mut Health,
+    failure: Option<&SourceError>,
+    now: Instant,
+    refresh: Duration,
+) -> Vec<Change> {
+    let account = &demand.account;
+    let Some(failure) = failure.filter(|failure| failure.concerns_account()) else {
+        // Even a rejected query shows that Datadog answers.
+        health.succeeded_at = Some(now);
+        entry.failing_since = None;
+        let recovers = std::mem::take(&mut entry.is_told);
+        let account_recovers = health.told.take().map(|_| Change::AccountRecovers(account.clone()));
+        let query_recovers = recovers.then(|| Change::QueryRecovers(demand.clone()));
+        return account_recovers.into_iter().chain(query_recovers).collect();
+    };
+    let failing_since = *entry.failing_since.get_or_insert(now);
+    let is_alone = health.succeeded_at.is_some_and(|at| at > failing_since);
+    let is_all = health.succeeded_at.is_none_or(|at| at + refresh < now);
+    let is_news = health.told.as_ref().is_none_or(|told| !told.is_like(failure));
+    if is_alone && !entry.is_told {
+        entry.is_told = true;
+        vec![Change::QueryFails(demand.clone(), failure.clone())]
+    } else if is_all && is_news && !entry.is_told {
+        health.told = Some(failure.clone());
+        vec![Change::AccountFails(account.clone(), failure.clone())]
+    } else {
+        Vec::new()
+    }
+}
+
+/// Newest first. An older one is kept for the triggers that find more in it than in every newer
+/// one: points, or points of buckets that are full.
 fn remember(readings: &mut Vec<Arc<Reading>>, reading: Reading) {
-    let depth = reading.depth();
-    readings.retain(|older| older.depth() > depth);
+    let (points, full) = (reading.depth(), reading.depth_of_full_buckets());
+    readings.retain(|older| older.depth() > points || older.depth_of_full_buckets() > full);
     readings.insert(0, Arc::new(reading));
     readings.truncate(MAX_READINGS);
 }
@@ -307,7 +322,7 @@ mod tests {
     use secrecy::SecretString;
 
     use super::*;
-    use crate::demand::{Keys, Query, Series, Window};
+    use crate::demand::{Keys, Point, Query, Series, Window};
 
     const REFRESH: Duration = Duration::from_secs(15);
 
@@ -316,7 +331,15 @@ mod tests {
     }
 
     fn demand(text: &str) -> Demand {
-        let keys = Keys::Bearer(SecretString::from("key"));
+        demand_with("key", text)
+    }
+
+    fn other_demand(text: &str) -> Demand {
+        demand_with("other key", text)
+    }
+
+    fn demand_with(key: &str, text: &str) -> Demand {
+        let keys = Keys::Bearer(SecretString::from(key));
         let account = Arc::new(Account::new("https://dd".parse().unwrap(), keys));
         let query = Query { text: text.into(), window: Window { age: 90, offset: 0 } };
         Demand { account, query }
@@ -324,6 +347,10 @@ mod tests {
 
     fn outage() -> SourceError {
         SourceError::Outage { host: "dd".into(), what: "503".into() }
+    }
+
+    fn refused() -> SourceError {
+        SourceError::Refused { status: 403, host: "dd".into() }
     }
 
     fn malformed() -> SourceError {
@@ -357,41 +384,65 @@ mod tests {
     fn an_outage_is_told_once_for_all_queries_of_an_account() {
         let (mut book, now) = (book(), Instant::now());
         let _watched = ["a", "b"].map(|text| book.ask(&demand(text), now).0);
-        assert_eq!(round(&mut book, now, |_| Err(outage())), ["account fails"]);
-        let now = now + REFRESH;
-        assert!(round(&mut book, now, |_| Err(outage())).is_empty());
-        let now = now + REFRESH;
-        let half = |text: &str| if text == "a" { Ok(answer()) } else { Err(outage()) };
-        assert!(round(&mut book, now, half).is_empty());
-        let now = now + REFRESH;
-        assert_eq!(round(&mut book, now, |_| Ok(answer())), ["account recovers"]);
+        let mut at = |outcome: &dyn Fn(&str) -> Result<Answer, SourceError>, rounds: u32| {
+            round(&mut book, now + REFRESH * rounds, outcome)
+        };
+        assert_eq!(at(&|_| Err(outage()), 0), ["account fails"]);
+        assert!(at(&|_| Err(outage()), 1).is_empty());
+        // Another kind of trouble asks for another remedy.
+        assert_eq!(at(&|_| Err(refused()), 2), ["account fails"]);
+        assert_eq!(at(&|_| Ok(answer()), 3), ["account recovers"]);
+        assert!(at(&|_| Ok(answer()), 4).is_empty());
     }
 
     #[test]
-    fn a_bad_query_is_told_by_itself() {
+    fn a_query_that_fails_alone_is_told_by_itself() {
         let (mut book, now) = (book(), Instant::now());
-        let _watched = ["a", "b"].map(|text| book.ask(&demand(text), now).0);
-        let one_bad = |text: &str| if text == "a" { Err(malformed()) } else { Ok(answer()) };
-        assert_eq!(round(&mut book, now, one_bad), ["a fails"]);
-        let now = now + REFRESH;
-        assert_eq!(round(&mut book, now, |_| Err(outage())), ["account fails"]);
-        let now = now + REFRESH;
-        let mut told = round(&mut book, now, one_bad);
-        told.sort();
-        assert_eq!(told, ["a fails", "account recovers"]);
-        let now = now + REFRESH;
-        assert_eq!(round(&mut book, now, |_| Ok(answer())), ["a recovers"]);
+        let _watched = ["slow", "sound"].map(|text| book.ask(&demand(text), now).0);
+        let slow_fails = |text: &str| if text == "slow" { Err(outage()) } else { Ok(answer()) };
+        let mut at = |outcome: &dyn Fn(&str) -> Result<Answer, SourceError>, tenths: u32| {
+            round(&mut book, now + REFRESH * tenths / 10, outcome)
+        };
+        assert!(at(&|_| Ok(answer()), 0).is_empty());
+        // It may yet be an outage, until a neighbour succeeds after it.
+        assert!(at(&slow_fails, 10).is_empty());
+        assert!(at(&slow_fails, 20).is_empty());
+        assert_eq!(at(&slow_fails, 30), ["slow fails"]);
+        assert!(at(&slow_fails, 40).is_empty());
+        assert_eq!(at(&|_| Ok(answer()), 50), ["slow recovers"]);
     }
 
     #[test]
-    fn a_demand_that_is_forgotten_fails_no_more() {
+    fn a_rejected_query_is_told_where_its_trigger_is_known() {
+        let (mut book, now) = (book(), Instant::now());
+        let _watched = book.ask(&demand("a"), now).0;
+        assert!(round(&mut book, now, |_| Err(malformed())).is_empty());
+    }
+
+    #[test]
+    fn a_demand_that_comes_back_to_the_same_outage_is_not_told_again() {
         let (mut book, now) = (book(), Instant::now());
         drop(book.ask(&demand("a"), now));
         assert_eq!(round(&mut book, now, |_| Err(outage())), ["account fails"]);
         for hour in 1..3 {
-            round(&mut book, now + Duration::from_hours(hour), |_| Ok(answer()));
+            round(&mut book, now + Duration::from_hours(hour), |_| Err(outage()));
         }
-        assert_eq!((book.known(), book.failing.len(), book.agenda.len()), (0, 0, 0));
+        assert_eq!((book.known(), book.agenda.len()), (0, 0));
+        let now = now + Duration::from_hours(3);
+        drop(book.ask(&demand("a"), now));
+        assert!(round(&mut book, now, |_| Err(outage())).is_empty());
+    }
+
+    #[test]
+    fn who_asks_with_replaced_keys_was_too_late() {
+        let (mut book, now) = (book(), Instant::now());
+        let (old, new) = (demand("a"), other_demand("a"));
+        book.replace(&old.account, &new.account, now);
+        assert!(book.ask(&old, now).0.has_changed().is_err());
+        assert_eq!(book.known(), 0);
+        // And back again.
+        book.replace(&new.account, &old.account, now);
+        assert!(book.ask(&old, now).0.has_changed().is_ok());
     }
 
     #[test]
@@ -406,23 +457,22 @@ mod tests {
         assert_eq!(book.next_due(), Some(now + REFRESH));
     }
 
+    /// So many points, the newest of which is of a bucket that still fills.
+    fn reading(points: i64) -> Reading {
+        let points = (0..points).map(|n| Point { at_ms: n * 10_000, value: 1.0 });
+        let points: Box<[Point]> = points.collect();
+        let window_end_ms = points.last().map_or(0, |newest| newest.at_ms);
+        let series = Series { scope: "*".into(), step: Some(Duration::from_secs(10)), points };
+        let series = vec![series].into();
+        Reading { series, window_end_ms, taken_at: Instant::now(), interval: REFRESH }
+    }
+
     fn depths(readings: &[Arc<Reading>]) -> Vec<usize> {
         readings.iter().map(|reading| reading.depth()).collect()
     }
 
     #[test]
-    fn older_readings_are_kept_only_while_they_are_deeper() {
-        let reading = |points: usize| Reading {
-            series: vec![Series {
-                scope: "*".into(),
-                step: None,
-                points: vec![crate::demand::Point { at_ms: 0, value: 1.0 }; points].into(),
-            }]
-            .into(),
-            window_end_ms: 0,
-            taken_at: Instant::now(),
-            interval: REFRESH,
-        };
+    fn older_readings_are_kept_only_while_there_is_more_in_them() {
         let mut readings = Vec::new();
         for (points, expected) in [
             (9, &[9][..]),
@@ -436,5 +486,15 @@ mod tests {
             remember(&mut readings, reading(points));
             assert_eq!(depths(&readings), expected);
         }
+    }
+
+    #[test]
+    fn an_older_reading_with_more_full_buckets_is_kept() {
+        let full = Reading { window_end_ms: 60_000, ..reading(1) };
+        let mut readings = vec![Arc::new(full)];
+        remember(&mut readings, reading(1));
+        assert_eq!(readings.len(), 2);
+        remember(&mut readings, reading(2));
+        assert_eq!(readings.len(), 1);
     }
 }

@@ -12,7 +12,7 @@ use super::{Shared, book::Change};
 use crate::source::{Answer, Batch, Source, SourceError};
 
 /// Most requests that are under way at once.
-const MAX_FETCHES: usize = 32;
+const MAX_FETCHES: usize = 16;
 
 pub struct Worker<S> {
     shared: Arc<Shared>,
@@ -90,10 +90,11 @@ fn tell(change: Change) {
             tracing::info!(host = account.host(), "Datadog answers again");
         }
         Change::QueryFails(demand, error) => {
-            tracing::warn!(query = &*demand.query.text, %error, "a query gives no answer");
+            let query = &*demand.query.text;
+            tracing::warn!(query, %error, "a query has no answer, while others of its account do");
         }
         Change::QueryRecovers(demand) => {
-            tracing::info!(query = &*demand.query.text, "a query gives answers again");
+            tracing::info!(query = &*demand.query.text, "a query has answers again");
         }
     }
 }

@@ -20,6 +20,8 @@ use crate::source::{datadog::wall_clock, grammar};
 
 /// Seconds; aligned to the calendar, as Datadog's are.
 const PERIOD: i64 = 3_600;
+/// Seconds; there is nothing older.
+const RETENTION: i64 = 30 * 86_400;
 /// An instant in seconds is below this until the year 5138; more is milliseconds.
 const LATEST: i64 = 100_000_000_000;
 
@@ -102,13 +104,17 @@ fn answer(parameters: &Parameters, now: i64) -> (StatusCode, Json<Value>) {
     if from > LATEST || to > LATEST {
         return (StatusCode::OK, Json(reply(text, from, to, "error", "Internal error", &[])));
     }
+    let (from, to) = (from.max(now - RETENTION), to.min(now));
     let Some(parts) = grammar::split(text) else {
         return (StatusCode::OK, Json(malformed(text, from, to, text.len())));
     };
     let mut queries = Vec::with_capacity(parts.len());
     for part in parts {
         match SimulatedQuery::parse(part) {
-            Ok(query) => queries.push(query),
+            Ok(mut query) => {
+                query.fit(from, to);
+                queries.push(query);
+            }
             // One bad query rejects the whole call.
             Err(at) => return (StatusCode::OK, Json(malformed(part, from, to, at))),
         }
@@ -119,7 +125,7 @@ fn answer(parameters: &Parameters, now: i64) -> (StatusCode, Json<Value>) {
         .iter()
         .enumerate()
         .flat_map(|(index, query)| {
-            let found = query.answer(from, to.min(now), now);
+            let found = query.answer(from, to, now);
             found.into_iter().map(move |series| show(index, query, &series, finest))
         })
         .collect();
@@ -205,6 +211,19 @@ mod tests {
         assert_eq!((&series[0]["query_index"], &series[1]["query_index"]), (&json!(0), &json!(2)));
         assert_eq!(series[1]["pointlist"][0], json!([900_000, 12.0]));
         assert_eq!(series[1]["pointlist"][1], json!([910_000, null]));
+    }
+
+    #[test]
+    fn a_long_window_has_wide_buckets() {
+        let parameters = Parameters {
+            from: Some("0".into()),
+            to: Some("1790000000".into()),
+            query: Some("avg:sandbox.flat{*}".into()),
+        };
+        let reply = answer(&parameters, 1_790_000_000).1.0;
+        assert_eq!(reply["series"][0]["interval"], 1_730);
+        let points = reply["series"][0]["pointlist"].as_array().unwrap().len();
+        assert!((1_400..=1_500).contains(&points), "{points} points");
     }
 
     #[test]

@@ -3,6 +3,9 @@
 
 use super::catalogue::{INTERVAL, Metric, Sample, find};
 
+/// <https://docs.datadoghq.com/dashboards/functions/rollup/>
+const MAX_POINTS: i64 = 1_500;
+
 /// One top-level query.
 #[derive(Debug, PartialEq)]
 pub(super) struct SimulatedQuery {
@@ -108,6 +111,12 @@ impl SimulatedQuery {
         }
     }
 
+    /// Widens the buckets until there are no more than Datadog gives.
+    pub(super) fn fit(&mut self, from: i64, to: i64) {
+        let narrowest = (to - from).max(0) / MAX_POINTS;
+        self.step = self.step.max((narrowest / INTERVAL + 1) * INTERVAL);
+    }
+
     /// No series if the metric is unknown or the filter matches nothing, as with Datadog.
     pub(super) fn answer(&self, from: i64, to: i64, now: i64) -> Vec<SimulatedSeries> {
         let Some(metric) = find(&self.name) else { return Vec::new() };
@@ -143,9 +152,9 @@ impl SimulatedQuery {
             _ => self.filter.iter().map(|(key, value)| format!("{key}:{value}")).collect(),
         };
         let scope = if tags.is_empty() { "*".to_owned() } else { tags.join(",") };
-        let first = from.div_euclid(self.step) * self.step;
-        let first = if first < from { first + self.step } else { first };
-        let buckets = (0..).map(|n| first + n * self.step).take_while(|start| *start <= to);
+        let step = self.step;
+        let first = (from + step - 1).div_euclid(step) * step;
+        let buckets = (0..).map(|n| first + n * step).take_while(|start| *start <= to);
         let points = buckets.filter_map(|start| match self.bucket(metric, group, start, now) {
             Sample::Value(value) => Some((start, Some(value))),
             Sample::Null => Some((start, None)),
@@ -204,7 +213,7 @@ fn method(name: &str) -> Option<Method> {
 }
 
 fn is_name(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_' || c == '.' && c != '{'
+    c.is_ascii_alphanumeric() || c == '_' || c == '.'
 }
 
 /// What is yet to be read, and how much has been.

@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashMap,
-    error::Error,
     hash::{BuildHasher as _, RandomState},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -46,13 +45,21 @@ impl Failure {
         match self {
             Self::NoScaledObject | Self::Metadata(_) => Code::InvalidArgument,
             Self::ClusterAgent => Code::Unimplemented,
-            Self::Credentials(_) => Code::FailedPrecondition,
+            Self::Credentials(error) => match error {
+                CredentialsError::None
+                | CredentialsError::Half { .. }
+                | CredentialsError::NotAKey { .. }
+                | CredentialsError::Site { .. }
+                | CredentialsError::File { .. } => Code::FailedPrecondition,
+            },
             Self::Unanswered(unanswered) => match unanswered {
                 Unanswered::Source(error) => match error {
                     SourceError::Malformed { .. } | SourceError::TooLarge { .. } => {
                         Code::InvalidArgument
                     }
-                    SourceError::Refused { .. } => Code::FailedPrecondition,
+                    SourceError::Refused { .. } | SourceError::Misdirected { .. } => {
+                        Code::FailedPrecondition
+                    }
                     SourceError::Throttled { .. } => Code::ResourceExhausted,
                     SourceError::Unprocessable
                     | SourceError::Outage { .. }
@@ -60,9 +67,10 @@ impl Failure {
                     | SourceError::TimedOut { .. } => Code::Unavailable,
                     SourceError::NotUnderstood { .. } => Code::Internal,
                 },
-                Unanswered::NoData { .. } => Code::NotFound,
-                Unanswered::SeveralSeries { .. } => Code::InvalidArgument,
-                Unanswered::NotFinite { .. } => Code::Internal,
+                Unanswered::NoData { .. } | Unanswered::NoneLeft { .. } => Code::NotFound,
+                Unanswered::SeveralSeries { .. } | Unanswered::NotFinite { .. } => {
+                    Code::InvalidArgument
+                }
             },
             Self::TimedOut { .. } => Code::DeadlineExceeded,
             Self::Withdrawn => Code::Unavailable,
@@ -70,23 +78,12 @@ impl Failure {
     }
 
     pub(super) fn status(&self) -> Status {
-        Status::new(self.code(), self.message())
+        Status::new(self.code(), self.to_string())
     }
 
-    /// The chain, joined here and nowhere else.
-    fn message(&self) -> String {
-        let mut message = self.to_string();
-        let mut source = self.source();
-        while let Some(error) = source {
-            message = format!("{message}: {error}");
-            source = error.source();
-        }
-        message
-    }
-
-    /// Whether the worker has already said so, once for all triggers that are affected.
+    /// Whether the worker says so, once for all triggers that are affected.
     fn is_told_elsewhere(&self) -> bool {
-        matches!(self, Self::Unanswered(Unanswered::Source(_)))
+        matches!(self, Self::Unanswered(Unanswered::Source(error)) if error.concerns_account())
     }
 }
 
@@ -157,22 +154,12 @@ impl Journal {
             let key = self.key(object);
             self.memory().note_failure(key, failure.code(), Instant::now())
         };
-        let (namespace, name) = (&*object.namespace, &*object.name);
-        let (code, error) = (code_name(failure.code()), failure.message());
         if is_news {
             tracing::warn!(
-                trigger.namespace = namespace,
-                trigger.name = name,
-                code,
-                error,
-                "a trigger cannot be answered"
-            );
-        } else {
-            tracing::debug!(
-                trigger.namespace = namespace,
-                trigger.name = name,
-                code,
-                error,
+                trigger.namespace = object.namespace,
+                trigger.name = object.name,
+                code = code_name(failure.code()),
+                error = %failure,
                 "a trigger cannot be answered"
             );
         }

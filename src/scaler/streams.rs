@@ -10,14 +10,19 @@ use tokio::{
 };
 use tonic::Code;
 
-use super::{Shared, code_name, reckoning};
+use super::{Shared, code_name};
 use crate::{
     credentials::Credentials,
-    demand::Demand,
     metrics::{Method, Metrics},
     refresh::{Latest, Verdict},
     trigger::Trigger,
 };
+
+/// The age at which a stream ends, more or less.
+const AGE: Duration = Duration::from_mins(10);
+/// How often it is repeated that a trigger is active, more or less: KEDA drops a message that
+/// comes before the object's HPA exists (`status.externalMetricNames`, since v2.20.0).
+const REPEAT: Duration = Duration::from_mins(1);
 
 /// Says whether a trigger is active: at once, on change, and now and then while it is. Silent
 /// while nobody knows.
@@ -29,7 +34,7 @@ pub(super) struct ActiveStream {
     repeat_at: Instant,
     told: Option<bool>,
     /// `None` while there are no credentials.
-    latest: Option<watch::Receiver<Latest>>,
+    latest: Option<watch::Receiver<Arc<Latest>>>,
 }
 
 /// Says what the metric and its target are: once, since they come from metadata that does not
@@ -53,8 +58,7 @@ pub(super) struct OpenStream {
 enum Event {
     Ended,
     CredentialsChanged,
-    Changed,
-    TimePassed,
+    MayBeNews,
 }
 
 impl ActiveStream {
@@ -63,7 +67,7 @@ impl ActiveStream {
         let mut stream = Self {
             open,
             credentials: shared.credentials.clone(),
-            end_at: now + about(shared.config.stream_age),
+            end_at: now + jittered(AGE),
             repeat_at: now,
             told: None,
             latest: None,
@@ -79,7 +83,7 @@ impl ActiveStream {
             let now = Instant::now();
             let repeats = now >= self.repeat_at;
             if repeats {
-                self.repeat_at = now + about(self.shared.config.repeat_active);
+                self.repeat_at = now + jittered(REPEAT);
             }
             if let Some(active) = self.active(now)
                 && (self.told != Some(active) || (active && repeats))
@@ -93,16 +97,14 @@ impl ActiveStream {
                     return None;
                 }
                 Event::CredentialsChanged => self.follow(),
-                Event::Changed | Event::TimePassed => {}
+                Event::MayBeNews => {}
             }
         }
     }
 
     fn active(&mut self, now: Instant) -> Option<bool> {
-        let reckoning = reckoning(&self.open.trigger).ok()?;
-        let latest = self.latest.as_mut()?.borrow_and_update();
-        let hold = self.shared.config.hold;
-        match reckoning.judge(&self.open.trigger, &latest, now, hold) {
+        let latest = self.latest.as_mut()?.borrow_and_update().clone();
+        match self.open.trigger.judge(&latest, now, self.shared.config.hold) {
             Verdict::Known(measure) => Some(measure.active),
             Verdict::Failed(_) | Verdict::Awaited { .. } => None,
         }
@@ -120,29 +122,24 @@ impl ActiveStream {
             () = sleep_until(self.end_at) => Event::Ended,
             () = self.credentials.changed() => Event::CredentialsChanged,
             result = changed => match result {
-                Ok(()) => Event::Changed,
+                Ok(()) => Event::MayBeNews,
                 // The account is no longer used; its successor is known by now.
                 Err(_closed) => Event::CredentialsChanged,
             },
-            () = sleep_until(self.repeat_at) => Event::TimePassed,
+            () = sleep_until(self.repeat_at) => Event::MayBeNews,
         }
     }
 
     /// Declares interest for as long as the stream lives.
     fn follow(&mut self) {
-        self.latest = match (self.credentials.own(), reckoning(&self.open.trigger)) {
-            (Ok(account), Ok(reckoning)) => {
-                let demand = Demand { account, query: reckoning.query.clone() };
-                Some(self.shared.refresher.watch(&demand))
-            }
-            _ => None,
-        };
+        let demand = self.shared.demand(&self.open.trigger).ok();
+        self.latest = demand.map(|demand| self.shared.refresher.watch(&demand));
     }
 }
 
 impl SpecStream {
     pub(super) fn new(open: OpenStream, shared: Arc<Shared>) -> Self {
-        let end_at = Instant::now() + about(shared.config.stream_age);
+        let end_at = Instant::now() + jittered(AGE);
         Self { open, shared, end_at, told: false }
     }
 
@@ -175,6 +172,6 @@ impl Drop for OpenStream {
 }
 
 /// ±20 %, so that what was opened together does not end together.
-fn about(duration: Duration) -> Duration {
+fn jittered(duration: Duration) -> Duration {
     duration.mul_f64(0.8 + 0.4 * fastrand::f64())
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     demand::{Account, Keys, Query, Series, Window},
     http::{self, HeaderMap, HeaderName, HeaderValue, HttpError, Response},
-    metrics::{Metrics, Outcome},
+    metrics::Metrics,
 };
 
 /// Most characters of Datadog's own words that are passed on.
@@ -32,18 +32,17 @@ const MAX_SKEW: SignedDuration = SignedDuration::from_secs(30);
 pub struct Datadog {
     client: http::Client,
     metrics: Arc<Metrics>,
-    now: fn() -> Timestamp,
     /// Whether it was said that this machine's clock is wrong, and not yet that it is right.
     skewed: AtomicBool,
 }
 
 impl Datadog {
     pub fn new(client: http::Client, metrics: Arc<Metrics>) -> Self {
-        Self { client, metrics, now: wall_clock, skewed: AtomicBool::new(false) }
+        Self { client, metrics, skewed: AtomicBool::new(false) }
     }
 
     async fn read(&self, account: &Account, query: &Query) -> Result<Answer, SourceError> {
-        let (from, to) = span(query.window, (self.now)());
+        let (from, to) = span(query.window, wall_clock());
         let started_at = Instant::now();
         let result = match headers(account.keys()) {
             Some(headers) => {
@@ -58,17 +57,13 @@ impl Datadog {
             }
             None => Err(SourceError::Refused { status: 401, host: account.host() }),
         };
-        let outcome = result.as_ref().map_or_else(SourceError::outcome, |_| Outcome::ok);
+        let outcome = result.as_ref().map_or_else(SourceError::outcome, |_| "ok");
         self.metrics.requested(outcome, started_at.elapsed());
         result.map(|series| Answer { series, window_end_ms: to.saturating_mul(1_000) })
     }
 
     fn compare_clocks(&self, headers: &HeaderMap, account: &Account) {
-        let Some(date) = headers.get(http::header::DATE).and_then(|date| date.to_str().ok()) else {
-            return;
-        };
-        let Ok(theirs) = rfc2822::parse(date) else { return };
-        let skew = theirs.timestamp().duration_since((self.now)()).abs();
+        let Some(skew) = skew(headers, wall_clock()) else { return };
         let skewed = skew > MAX_SKEW;
         if self.skewed.swap(skewed, Ordering::Relaxed) == skewed {
             return;
@@ -100,8 +95,15 @@ impl Source for Datadog {
 /// The one place where the program reads the wall clock. Read for each request: a start time
 /// plus what has elapsed since would drift over suspends and clock steps.
 #[expect(clippy::disallowed_methods, reason = "Datadog's windows are given in calendar time")]
-pub fn wall_clock() -> Timestamp {
+pub(crate) fn wall_clock() -> Timestamp {
     Timestamp::now()
+}
+
+/// How far apart our clock and the one behind these headers are.
+fn skew(headers: &HeaderMap, now: Timestamp) -> Option<SignedDuration> {
+    let date = headers.get(http::header::DATE)?.to_str().ok()?;
+    let theirs = rfc2822::parse(date).ok()?.timestamp();
+    Some(theirs.duration_since(now).abs())
 }
 
 /// `from` and `to` in seconds since the epoch, as KEDA's built-in scaler reckons them
@@ -153,6 +155,10 @@ fn not_fetched(error: HttpError, account: &Account) -> SourceError {
     match error {
         HttpError::TimedOut { after } => SourceError::TimedOut { host, after },
         HttpError::Failed { cause } => SourceError::Unreachable { host, cause },
+        HttpError::Untrusted { cause } => {
+            let cause = format!("{cause}; give its CA with `--ca-file`");
+            SourceError::Unreachable { host, cause }
+        }
         HttpError::TooLarge { limit } => {
             SourceError::TooLarge { what: format!("more than {} MiB", limit >> 20) }
         }
@@ -190,14 +196,7 @@ fn interpret(
         422 => SourceError::Unprocessable,
         429 => SourceError::Throttled { host, limit: rate_limit(&response.headers) },
         status @ (408 | 500..=599) => outage(&status.to_string()),
-        status @ 300..=399 => {
-            let what = format!("it is a redirect ({status}), which is not followed");
-            SourceError::NotUnderstood { host, what }
-        }
-        404 => {
-            let what = "there is no `/api/v1/query` (404); check the site or base URL".to_owned();
-            SourceError::NotUnderstood { host, what }
-        }
+        status @ (300..=399 | 404 | 405) => SourceError::Misdirected { status, host },
         status => SourceError::NotUnderstood { host, what: format!("HTTP status {status}") },
     })
 }
@@ -314,6 +313,18 @@ mod tests {
     }
 
     #[test]
+    fn clocks_are_compared_by_the_date_of_the_reply() {
+        let now = "2026-11-22T12:00:00Z".parse().unwrap();
+        let skew = |date| {
+            let headers = response(200, &[("date", date)], b"").headers;
+            skew(&headers, now).map(|skew| skew.as_secs())
+        };
+        assert_eq!(skew("Sun, 22 Nov 2026 12:00:05 GMT"), Some(5));
+        assert_eq!(skew("Sun, 22 Nov 2026 11:58:00 GMT"), Some(120));
+        assert_eq!(skew("yesterday"), None);
+    }
+
+    #[test]
     fn the_query_is_sent_as_written() {
         let base = "https://api.datadoghq.eu/behind/a/proxy/".parse().unwrap();
         let url = url(&base, 1, 2, "sum:a{b:c d, e:f&g} by {h}");
@@ -361,8 +372,8 @@ mod tests {
         check(
             302,
             "",
-            "the answer from api.datadoghq.eu is not understood: it is a redirect (302), which \
-             is not followed",
+            "api.datadoghq.eu is not the Datadog API (302); check `DD_SITE`, `--datadog-url` and \
+             the proxy",
         );
         check(
             200,
@@ -394,7 +405,8 @@ mod tests {
         check(
             200,
             &body("Rate limit reached"),
-            "Datadog's rate limit is spent at api.datadoghq.eu (429)",
+            "Datadog's rate limit is spent at api.datadoghq.eu (429); read less often \
+             (`--refresh`), or ask Datadog for more",
         );
     }
 
@@ -418,7 +430,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "Datadog's rate limit is spent at api.datadoghq.eu (429): 1600 requests each 3600 s; \
-             it resets in 85 s"
+             it resets in 85 s; read less often (`--refresh`), or ask Datadog for more"
         );
     }
 

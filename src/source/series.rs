@@ -11,14 +11,14 @@ use super::grammar;
 use crate::demand::{Point, Series};
 
 /// Most series of one reading. More are refused, for leaving some out would change the value.
-pub const MAX_SERIES: usize = 5_000;
+const MAX_SERIES: usize = 5_000;
 /// Most points of one reading, over all its series; 16 bytes each.
-pub const MAX_POINTS: usize = 100_000;
+const MAX_POINTS: usize = 100_000;
 /// Most bytes that are kept of a scope.
 const MAX_SCOPE: usize = 256;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unreadable {
+pub(super) enum Unreadable {
     /// `status` is `error`; Datadog's own words.
     Rejected(String),
     /// The reply is bigger than what is kept.
@@ -29,7 +29,7 @@ pub enum Unreadable {
 
 /// `query` is the text that was sent: a series of it is matched by `query_index`, never by its
 /// text, which Datadog rewrites.
-pub fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadable> {
+pub(super) fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadable> {
     let Ok(reply) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(body) else {
         return Err(not_understood("it is not a JSON object"));
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Aggregator, PointOffset, Reckoning, TimeAggregator, Trigger};
+use super::{Aggregator, PointOffset, Reckoning, Subject, TimeAggregator, Trigger};
 use crate::{
     demand::{Reading, Series, Window},
     refresh::{Latest, Verdict},
@@ -26,34 +26,45 @@ pub struct Measure {
 pub enum Unanswered {
     #[error(transparent)]
     Source(SourceError),
+    /// `window` is where it was looked for, with a query.
     #[error(
-        "the query has no data in the {} seconds it looks at{}; wait for data, widen `age`, or \
-         set `metricUnavailableValue`",
-        .window.age,
-        if .window.offset > 0 { format!(", which end {} seconds ago", .window.offset) } else { String::new() }
+        "the query has no data{}; wait for data, widen `age`, or set `metricUnavailableValue`",
+        .window.map(describe).unwrap_or_default()
     )]
-    NoData { window: Window },
+    NoData { window: Option<Window> },
+    #[error(
+        "the query has {points} points with a value{}, and `lastAvailablePointOffset` leaves none \
+         of them; lower it, widen `age`, or set `metricUnavailableValue`",
+        .window.map(describe).unwrap_or_default()
+    )]
+    NoneLeft { points: usize, window: Option<Window> },
     #[error("the query returns {series} series; set `queryAggregator`, or change it to return one")]
     SeveralSeries { series: usize },
-    #[error("the {aggregator} of its series is not a finite number")]
+    #[error("the {aggregator} of its series is not a finite number; scale the query down")]
     NotFinite { aggregator: Aggregator },
 }
 
-impl Reckoning {
-    /// `default_hold` is the server's; `trigger` the one this reckoning belongs to.
+fn describe(window: Window) -> String {
+    match window {
+        Window { age, offset: 0 } => format!(" in the last {age} seconds"),
+        Window { age, offset } => format!(" in the {age} seconds that ended {offset} seconds ago"),
+    }
+}
+
+impl Trigger {
+    /// `default_hold` is the server's.
     ///
     /// A reading past its due instant is held: while its refresh is under way, and while that
     /// fails, up to the trigger's hold. One that says *inactive* is not held beyond one missed
     /// refresh, for what it leads to is the end of the workload.
     pub fn judge(
         &self,
-        trigger: &Trigger,
         latest: &Latest,
         now: Instant,
         default_hold: Duration,
     ) -> Verdict<Measure, Unanswered> {
-        let measure = |value| Measure { value, active: value > trigger.activation };
-        let fill = trigger.fill.map(measure);
+        let measure = |value| Measure { value, active: value > self.activation };
+        let fill = self.fill.map(measure);
         let failure = latest.failure.clone().map(Unanswered::Source);
         // HTTP 422 comes and goes: once nothing can be held, it counts as no data.
         let failed = |why| match latest.failure {
@@ -64,7 +75,7 @@ impl Reckoning {
             return failure.map_or(Verdict::Awaited { otherwise: None }, failed);
         };
 
-        let hold = trigger.hold.unwrap_or(default_hold);
+        let hold = self.hold.unwrap_or(default_hold);
         let one_refresh = hold.min(newest.interval);
         let late = |reading: &Reading| now.saturating_duration_since(reading.due_at());
         // Nobody asked for a while: what is known is old, but no failure keeps it from being
@@ -73,9 +84,10 @@ impl Reckoning {
 
         let (reading, measured, failure) = match self.reckon(newest) {
             Ok(value) => (newest, measure(value), failure),
-            Err(no_data @ Unanswered::NoData { .. }) => {
+            Err(no_data @ (Unanswered::NoData { .. } | Unanswered::NoneLeft { .. })) => {
+                let older = &latest.readings[1..];
                 let older =
-                    || latest.readings[1..].iter().find_map(|r| Some((r, self.reckon(r).ok()?)));
+                    || older.iter().find_map(|older| Some((older, self.reckon(older).ok()?)));
                 if let Some(fill) = fill {
                     (newest, fill, failure)
                 } else if let Some((older, value)) = older() {
@@ -100,35 +112,50 @@ impl Reckoning {
         }
     }
 
-    /// One number of a reading: first over time, then over the series that have data.
     fn reckon(&self, reading: &Reading) -> Result<f64, Unanswered> {
+        match self.reckoning.reckon(reading)? {
+            Some(value) => Ok(value),
+            None => Err(match (reading.depth(), self.window()) {
+                (0, window) => Unanswered::NoData { window },
+                (points, window) => Unanswered::NoneLeft { points, window },
+            }),
+        }
+    }
+
+    fn window(&self) -> Option<Window> {
+        match &self.subject {
+            Subject::Query(query) => Some(query.window),
+            Subject::DatadogMetric { .. } => None,
+        }
+    }
+}
+
+impl Reckoning {
+    /// First over time, then over the series that have data; `None` if none has.
+    fn reckon(&self, reading: &Reading) -> Result<Option<f64>, Unanswered> {
         let aggregator = match (self.over_series, reading.series.len()) {
             (Some(aggregator), _) => aggregator,
             (None, 0 | 1) => Aggregator::Max,
             (None, series) => return Err(Unanswered::SeveralSeries { series }),
         };
-        let of_series =
-            reading.series.iter().filter_map(|s| self.over_time(s, reading.window_end_ms));
+        let of_series = reading
+            .series
+            .iter()
+            .filter_map(|series| self.over_time(series, reading.window_end_ms));
         match aggregator.fold(of_series) {
-            Some(value) if value.is_finite() => Ok(value),
-            Some(_) => Err(Unanswered::NotFinite { aggregator }),
-            None => Err(Unanswered::NoData { window: self.query.window }),
+            Some(value) if !value.is_finite() => Err(Unanswered::NotFinite { aggregator }),
+            value => Ok(value),
         }
     }
 
     /// `None` if no point is left after the offset.
     fn over_time(&self, series: &Series, window_end_ms: i64) -> Option<f64> {
-        let points = &series.points;
-        let kept = match (self.offset, series.step) {
-            (PointOffset::Points(offset), _) => points.len().saturating_sub(offset),
-            // Nobody can tell how long the newest bucket still fills.
-            (PointOffset::Auto, None) => points.len(),
-            (PointOffset::Auto, Some(step)) => {
-                let step_ms = i64::try_from(step.as_millis()).unwrap_or(i64::MAX);
-                points.partition_point(|p| p.at_ms.saturating_add(step_ms) <= window_end_ms)
+        let kept = match self.offset {
+            PointOffset::Points(offset) => {
+                &series.points[..series.points.len().saturating_sub(offset)]
             }
+            PointOffset::Auto => series.full_buckets(window_end_ms),
         };
-        let kept = &points[..kept];
         match self.over_time {
             TimeAggregator::Last => kept.last().map(|point| point.value),
             TimeAggregator::Over(aggregator) => aggregator.fold(kept.iter().map(|p| p.value)),
@@ -141,7 +168,7 @@ mod tests {
     use std::{collections::HashMap, sync::Arc};
 
     use super::*;
-    use crate::{demand::Point, trigger::Subject};
+    use crate::demand::Point;
 
     const REFRESH: Duration = Duration::from_secs(15);
     const HOLD: Duration = Duration::from_mins(1);
@@ -153,14 +180,7 @@ mod tests {
             .chain(extra)
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
-        Trigger::parse(&metadata).expect("the metadata is sound").0
-    }
-
-    fn reckoning(trigger: &Trigger) -> &Reckoning {
-        match &trigger.subject {
-            Subject::Query(reckoning) => reckoning,
-            Subject::DatadogMetric { .. } => panic!("it is a query"),
-        }
+        Trigger::parse(&metadata, false).expect("the metadata is sound").0
     }
 
     /// A point every 10 s, the newest of which is at 100 s, in a window that ends there.
@@ -187,14 +207,14 @@ mod tests {
     fn check_value(extra: &[(&str, &str)], series: &[&[f64]], expected: &str) {
         let trigger = trigger(extra);
         let reading = reading(series, Instant::now());
-        let shown = match reckoning(&trigger).reckon(&reading) {
+        let shown = match trigger.reckon(&reading) {
             Ok(value) => value.to_string(),
             Err(error) => error.to_string(),
         };
         assert_eq!(shown, expected);
     }
 
-    const NO_DATA: &str = "the query has no data in the 90 seconds it looks at; wait for data, \
+    const NO_DATA: &str = "the query has no data in the last 90 seconds; wait for data, \
                            widen `age`, or set `metricUnavailableValue`";
 
     #[test]
@@ -203,16 +223,34 @@ mod tests {
         check_value(&[], &[&[-4.5]], "-4.5");
         check_value(&[], &[], NO_DATA);
         check_value(&[], &[&[]], NO_DATA);
+        check_value(
+            &[("age", "60"), ("timeWindowOffset", "30")],
+            &[],
+            "the query has no data in the 60 seconds that ended 30 seconds ago; wait for data, \
+             widen `age`, or set `metricUnavailableValue`",
+        );
     }
 
     #[test]
     fn an_offset_leaves_out_the_newest_points() {
         check_value(&[("lastAvailablePointOffset", "1")], &[&[1.0, 2.0, 3.0]], "2");
         check_value(&[("lastAvailablePointOffset", "2")], &[&[1.0, 2.0, 3.0]], "1");
-        check_value(&[("lastAvailablePointOffset", "3")], &[&[1.0, 2.0, 3.0]], NO_DATA);
+        check_value(
+            &[("lastAvailablePointOffset", "3")],
+            &[&[1.0, 2.0, 3.0]],
+            "the query has 3 points with a value in the last 90 seconds, and \
+             `lastAvailablePointOffset` leaves none of them; lower it, widen `age`, or set \
+             `metricUnavailableValue`",
+        );
         // The bucket that begins at 100 s is not over; the one before it is.
         check_value(&[("lastAvailablePointOffset", "auto")], &[&[1.0, 2.0, 3.0]], "2");
-        check_value(&[("lastAvailablePointOffset", "auto")], &[&[3.0]], NO_DATA);
+        check_value(
+            &[("lastAvailablePointOffset", "auto")],
+            &[&[3.0]],
+            "the query has 1 points with a value in the last 90 seconds, and \
+             `lastAvailablePointOffset` leaves none of them; lower it, widen `age`, or set \
+             `metricUnavailableValue`",
+        );
     }
 
     #[test]
@@ -256,7 +294,7 @@ mod tests {
     #[test]
     fn a_sum_that_overflows_is_no_value() {
         let sum = [("queryAggregator", "sum")];
-        let message = "the sum of its series is not a finite number";
+        let message = "the sum of its series is not a finite number; scale the query down";
         check_value(&sum, &[&[f64::MAX], &[f64::MAX]], message);
     }
 
@@ -277,7 +315,7 @@ mod tests {
         let latest = Latest { readings, failure: failure.into() };
         let trigger = trigger(extra);
         let now = taken_at + Duration::from_secs(after);
-        let verdict = reckoning(&trigger).judge(&trigger, &latest, now, HOLD);
+        let verdict = trigger.judge(&latest, now, HOLD);
         let show =
             |m: Measure| format!("{} {}", m.value, if m.active { "active" } else { "inactive" });
         let shown = match verdict {
@@ -384,7 +422,7 @@ mod tests {
     #[test]
     fn a_422_is_held_then_filled_then_told() {
         let unprocessable = || SourceError::Unprocessable;
-        let message = "Datadog cannot process the query at the moment (422)";
+        let message = &SourceError::Unprocessable.to_string();
         check(&[], &[&[&[5.0]]], unprocessable(), 75, "5 active");
         check(&[], &[&[&[5.0]]], unprocessable(), 76, message);
         let fill = [("metricUnavailableValue", "0")];

@@ -55,7 +55,7 @@ const CREDENTIALS: [&str; 9] = [
 /// How alike two keys must be (0 to 1) for one to be taken for the other.
 const LIKENESS: f64 = 0.7;
 /// Most unknown keys of one trigger that are looked at.
-pub(super) const MAX_QUESTIONED: usize = 20;
+const MAX_QUESTIONED: usize = 20;
 /// Most characters of a value or unknown key that a message repeats.
 const MAX_SHOWN: usize = 100;
 
@@ -67,22 +67,24 @@ pub enum Advice {
     Credential { key: String },
 }
 
-/// What is to be said of the keys, in alphabetical order. Cheap: it is asked for with each RPC.
+/// What is to be said of the keys. Cheap: it is asked for with each RPC.
 pub(super) fn advice(metadata: &HashMap<String, String>) -> Vec<Advice> {
-    let mut unknown: Vec<&str> =
-        metadata.keys().map(String::as_str).filter(|key| !KEYS.contains(key)).collect();
+    let question = |key: &str| {
+        if CREDENTIALS.contains(&key.strip_suffix("FromEnv").unwrap_or(key)) {
+            Advice::Credential { key: key.to_owned() }
+        } else {
+            Advice::Unknown { key: shorten(key) }
+        }
+    };
+    unknown_keys(metadata).map(question).collect()
+}
+
+/// In alphabetical order, and not too many.
+pub(super) fn unknown_keys(metadata: &HashMap<String, String>) -> impl Iterator<Item = &str> {
+    let keys = metadata.keys().map(String::as_str);
+    let mut unknown: Vec<&str> = keys.filter(|key| !KEYS.contains(key)).collect();
     unknown.sort_unstable();
-    unknown
-        .into_iter()
-        .take(MAX_QUESTIONED)
-        .map(|key| {
-            if CREDENTIALS.contains(&key.strip_suffix("FromEnv").unwrap_or(key)) {
-                Advice::Credential { key: key.to_owned() }
-            } else {
-                Advice::Unknown { key: shorten(key) }
-            }
-        })
-        .collect()
+    unknown.into_iter().take(MAX_QUESTIONED)
 }
 
 /// The known key that an unknown one was probably meant to be.
@@ -114,14 +116,14 @@ impl fmt::Display for Advice {
         match self {
             Self::Unknown { key } => match nearest_key(key) {
                 Some(nearest) => {
-                    write!(f, "`{key}` is not known and ignored; did you mean `{nearest}`?")
+                    write!(f, "`{key}` is not known; did you mean `{nearest}`?")
                 }
-                None => write!(f, "`{key}` is not known and ignored; take it out"),
+                None => write!(f, "`{key}` is not known; take it out"),
             },
             Self::Credential { key } => write!(
                 f,
-                "`{key}` is ignored in metadata, where everybody can read it; the server has its \
-                 own account (`DD_API_KEY`, `DD_APP_KEY` and `DD_SITE`, or `--credentials-dir`)"
+                "`{key}` has no effect in metadata; the server uses its own account (`DD_API_KEY`, \
+                 `DD_APP_KEY` and `DD_SITE`, or `--credentials-dir`)"
             ),
         }
     }
@@ -139,11 +141,10 @@ mod tests {
         assert_eq!(
             advice,
             [
-                "`apiKeyFromEnv` is ignored in metadata, where everybody can read it; the server \
-                 has its own account (`DD_API_KEY`, `DD_APP_KEY` and `DD_SITE`, or \
-                 `--credentials-dir`)",
-                "`colour` is not known and ignored; take it out",
-                "`queryAggregater` is not known and ignored; did you mean `queryAggregator`?",
+                "`apiKeyFromEnv` has no effect in metadata; the server uses its own account \
+                 (`DD_API_KEY`, `DD_APP_KEY` and `DD_SITE`, or `--credentials-dir`)",
+                "`colour` is not known; take it out",
+                "`queryAggregater` is not known; did you mean `queryAggregator`?",
             ]
         );
     }

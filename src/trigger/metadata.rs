@@ -7,13 +7,11 @@ use crate::demand::{Query, Window};
 
 use super::{
     Aggregator, PointOffset, Reckoning, Subject, TimeAggregator, Trigger,
-    keys::{Advice, KEYS, MAX_QUESTIONED, advice, nearest_key, shorten},
+    keys::{Advice, advice, nearest_key, shorten, unknown_keys},
 };
 
 /// KEDA's default of `age`, in seconds.
 const DEFAULT_AGE: u64 = 90;
-/// KEDA's "not given" of `targetValue` and `queryValue`.
-const NO_TARGET: f64 = -1.0;
 /// All that is wrong with one metadata map; at least one fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; also "))]
@@ -38,13 +36,18 @@ pub enum Fault {
 }
 
 impl Trigger {
-    /// Understands a metadata map; faults are reported together.
+    /// Understands a metadata map; faults are reported together. With `strict`, what would be
+    /// advice is a fault.
     pub fn parse(
         metadata: &HashMap<String, String>,
+        strict: bool,
     ) -> Result<(Trigger, Vec<Advice>), MetadataError> {
         let mut reader = Reader { metadata, faults: Vec::new() };
         let trigger = reader.trigger();
-        let advice = advice(metadata);
+        let mut advice = advice(metadata);
+        if strict {
+            reader.faults.extend(advice.drain(..).map(Fault::Unwanted));
+        }
         match trigger {
             Some(trigger) if reader.faults.is_empty() => Ok((trigger, advice)),
             _ => Err(MetadataError { faults: reader.faults }),
@@ -74,7 +77,7 @@ impl<'a> Reader<'a> {
         let fill = self.number("metricUnavailableValue");
         let hold = self.count("holdLastValue").map(Duration::from_secs);
         let timeout = self.timeout();
-        self.type_();
+        self.deprecated_type();
         self.auth_mode();
 
         let subject = if in_agent_mode {
@@ -87,12 +90,12 @@ impl<'a> Reader<'a> {
             }
         } else {
             if query.is_none() {
-                self.missing("query");
+                self.missing("query", &["query"]);
             }
-            let query = Query { text: query?.into(), window };
-            Subject::Query(Reckoning { query, offset, over_time, over_series })
+            Subject::Query(Query { text: query?.into(), window })
         };
-        Some(Trigger { subject, target, activation, fill, hold, timeout })
+        let reckoning = Reckoning { offset, over_time, over_series };
+        Some(Trigger { subject, reckoning, target, activation, fill, hold, timeout })
     }
 
     fn query(&mut self) -> Option<&'a str> {
@@ -111,24 +114,21 @@ impl<'a> Reader<'a> {
         let as_metric_source = self.boolean("asMetricSource").unwrap_or(false);
         let key = if self.text("targetValue").is_some() { "targetValue" } else { "queryValue" };
         let faults = self.faults.len();
-        let given = self.number(key).filter(|target| *target != NO_TARGET);
+        let given = self.number(key);
+        let is_legible = self.faults.len() == faults;
         match given {
-            Some(target) if target >= Trigger::MIN_TARGET => target,
+            Some(target) if target >= Trigger::MIN_TARGET => return target,
             // `scalingModifiers` sets the target, and the HPA never sees this one.
-            _ if as_metric_source => 1.0,
+            _ if as_metric_source => {}
+            // KEDA takes -1 for "not given".
             Some(_) => {
                 let value = self.text(key).unwrap_or_default();
                 self.invalid(key, value, "at least 0.0005, the smallest target KEDA can express");
-                1.0
             }
-            None => {
-                let was_invalid = self.faults.len() > faults;
-                if !was_invalid {
-                    self.missing(key);
-                }
-                1.0
-            }
+            None if is_legible => self.missing(key, &["queryValue", "targetValue"]),
+            None => {}
         }
+        1.0
     }
 
     /// Either key in either mode; with both, the one the built-in scaler reads in this mode.
@@ -201,7 +201,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Deprecated and without effect since KEDA 2.18, but still checked, even when empty.
-    fn type_(&mut self) {
+    fn deprecated_type(&mut self) {
         let Some(value) = self.metadata.get("type") else { return };
         if !["average", "global"].contains(&&*value.to_lowercase()) {
             let expected = "average or global; it has no effect, leave it out";
@@ -226,7 +226,7 @@ impl<'a> Reader<'a> {
     fn required(&mut self, key: &'static str) -> Option<&'a str> {
         let value = self.text(key);
         if value.is_none() {
-            self.missing(key);
+            self.missing(key, &[key]);
         }
         value
     }
@@ -236,7 +236,7 @@ impl<'a> Reader<'a> {
         let value = self.text(key)?;
         let number = serde_json::from_str(value).ok();
         if number.is_none() {
-            self.invalid(key, value, "a number");
+            self.invalid(key, value, "a number such as `0.5`");
         }
         number
     }
@@ -246,7 +246,7 @@ impl<'a> Reader<'a> {
         let value = self.text(key)?;
         let count = serde_json::from_str(value).ok();
         if count.is_none() {
-            self.invalid(key, value, "a whole number of seconds, not negative");
+            self.invalid(key, value, "a whole number of seconds, such as `90`");
         }
         count
     }
@@ -268,15 +268,11 @@ impl<'a> Reader<'a> {
         self.faults.push(Fault::Invalid { key, value: shorten(value), expected });
     }
 
-    fn missing(&mut self, key: &'static str) {
-        let nearest = self
-            .metadata
-            .keys()
-            .filter(|given| !KEYS.contains(&given.as_str()))
-            .take(MAX_QUESTIONED)
-            .filter(|given| nearest_key(given) == Some(key))
-            .min()
-            .map(|given| shorten(given));
+    /// None of `names`, of which `key` is the first choice.
+    fn missing(&mut self, key: &'static str, names: &[&str]) {
+        let nearest = unknown_keys(self.metadata)
+            .find(|given| nearest_key(given).is_some_and(|nearest| names.contains(&nearest)))
+            .map(shorten);
         self.faults.push(Fault::Missing { key, nearest });
     }
 }
@@ -332,17 +328,12 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing { key, nearest: Some(nearest) } => {
-                write!(f, "`{key}` is missing; did you mean it by `{nearest}`?")
+                write!(f, "`{nearest}` is not known; did you mean `{key}`, which is missing?")
             }
             Self::Missing { key: key @ "queryValue", nearest: None } => write!(
                 f,
                 "`{key}` (or `targetValue`) is missing; set it, or `asMetricSource: \"true\"` if \
                  `scalingModifiers` sets the target"
-            ),
-            Self::Missing { key: key @ "query", nearest: None } => write!(
-                f,
-                "`{key}` is missing; set it, or `useClusterAgentProxy: \"true\"` to read a \
-                 DatadogMetric instead"
             ),
             Self::Missing { key, nearest: None } => write!(f, "`{key}` is missing; set it"),
             Self::Invalid { key, value, expected } => {
@@ -358,6 +349,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::trigger::KEYS;
 
     fn map(entries: &[(&str, &str)]) -> HashMap<String, String> {
         entries.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
@@ -369,7 +361,7 @@ mod tests {
         let mut metadata = map(&[("query", "sum:shop.orders{env:prod}"), ("queryValue", "7")]);
         metadata.extend(map(entries));
         metadata.retain(|_, value| value != "-");
-        Trigger::parse(&metadata)
+        Trigger::parse(&metadata, false)
     }
 
     #[track_caller]
@@ -379,10 +371,7 @@ mod tests {
 
     #[track_caller]
     fn reckoning(entries: &[(&str, &str)]) -> Reckoning {
-        match trigger(entries).subject {
-            Subject::Query(reckoning) => reckoning,
-            Subject::DatadogMetric { .. } => panic!("it is a query"),
-        }
+        trigger(entries).reckoning
     }
 
     #[track_caller]
@@ -394,15 +383,15 @@ mod tests {
     #[test]
     fn defaults_are_kedas() {
         let expected = Trigger {
-            subject: Subject::Query(Reckoning {
-                query: Query {
-                    text: "sum:shop.orders{env:prod}".into(),
-                    window: Window { age: 90, offset: 0 },
-                },
+            subject: Subject::Query(Query {
+                text: "sum:shop.orders{env:prod}".into(),
+                window: Window { age: 90, offset: 0 },
+            }),
+            reckoning: Reckoning {
                 offset: PointOffset::Points(0),
                 over_time: TimeAggregator::Last,
                 over_series: None,
-            }),
+            },
             target: 7.0,
             activation: 0.0,
             fill: None,
@@ -438,12 +427,12 @@ mod tests {
         for odd in ["many", ".5", "+5", "NaN", "Inf", "0x10", "1,5", "null", "1e999", "\"7\""] {
             check_fault(
                 &[("queryValue", odd)],
-                &format!("`queryValue` is \"{odd}\", but must be a number"),
+                &format!("`queryValue` is \"{odd}\", but must be a number such as `0.5`"),
             );
         }
         for odd in ["60.0", "+60", "060", "-1", "1e2", "1m"] {
             let message =
-                format!("`age` is \"{odd}\", but must be a whole number of seconds, not negative");
+                format!("`age` is \"{odd}\", but must be a whole number of seconds, such as `90`");
             check_fault(&[("age", odd)], &message);
         }
     }
@@ -457,8 +446,12 @@ mod tests {
         assert_eq!(target(&[("asMetricSource", "1"), ("queryValue", "5")]).to_string(), "5");
         let missing = "`queryValue` (or `targetValue`) is missing; set it, or \
                        `asMetricSource: \"true\"` if `scalingModifiers` sets the target";
-        check_fault(&[("queryValue", "-1")], missing);
         check_fault(&[("queryValue", "-")], missing);
+        check_fault(
+            &[("queryValue", "-1")],
+            "`queryValue` is \"-1\", but must be at least 0.0005, the smallest target KEDA can \
+             express",
+        );
         check_fault(
             &[("targetValue", "0.0004")],
             "`targetValue` is \"0.0004\", but must be at least 0.0005, the smallest target KEDA \
@@ -557,10 +550,9 @@ mod tests {
         check_fault(
             &[("query", "-"), ("age", "x"), ("queryValue", "-"), ("useClusterAgentProxy", "maybe")],
             "`useClusterAgentProxy` is \"maybe\", but must be true or false; also `age` is \"x\", \
-             but must be a whole number of seconds, not negative; also `queryValue` (or \
+             but must be a whole number of seconds, such as `90`; also `queryValue` (or \
              `targetValue`) is missing; set it, or `asMetricSource: \"true\"` if \
-             `scalingModifiers` sets the target; also `query` is missing; set it, or \
-             `useClusterAgentProxy: \"true\"` to read a DatadogMetric instead",
+             `scalingModifiers` sets the target; also `query` is missing; set it",
         );
         check_fault(
             &[("useClusterAgentProxy", "true")],
@@ -572,18 +564,31 @@ mod tests {
     fn a_near_miss_of_a_missing_key_is_named() {
         check_fault(
             &[("query", "-"), ("Querry", "secret")],
-            "`query` is missing; did you mean it by `Querry`?",
+            "`Querry` is not known; did you mean `query`, which is missing?",
+        );
+        check_fault(
+            &[("queryValue", "-"), ("targetValu", "5")],
+            "`targetValu` is not known; did you mean `queryValue`, which is missing?",
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_a_fault_if_so_wished() {
+        let entries = [("query", "a{*}"), ("queryValue", "many"), ("agee", "60")];
+        let error = Trigger::parse(&map(&entries), true).expect_err("it has a fault");
+        assert_eq!(
+            error.to_string(),
+            "`queryValue` is \"many\", but must be a number such as `0.5`; also `agee` is not \
+             known; did you mean `age`?"
         );
     }
 
     #[test]
     fn the_rest_is_read() {
-        let reckoning = reckoning(&[
-            ("age", "60"),
-            ("timeWindowOffset", "30"),
-            ("lastAvailablePointOffset", "2"),
-        ]);
-        assert_eq!(reckoning.query.window, Window { age: 60, offset: 30 });
+        let window = trigger(&[("age", "60"), ("timeWindowOffset", "30")]).subject;
+        let Subject::Query(query) = window else { panic!("it is a query") };
+        assert_eq!(query.window, Window { age: 60, offset: 30 });
+        let reckoning = reckoning(&[("lastAvailablePointOffset", "2")]);
         assert_eq!(reckoning.offset, PointOffset::Points(2));
         let auto = self::reckoning(&[("lastAvailablePointOffset", "auto")]);
         assert_eq!(auto.offset, PointOffset::Auto);
@@ -600,11 +605,12 @@ mod tests {
                 prop_oneof![any::<String>(), "[0-9a-z.,{}:+-]{0,12}", Just("true".to_owned())],
                 0..12,
             ),
+            strict in any::<bool>(),
             unknown in prop::collection::hash_map(any::<String>(), any::<String>(), 0..4),
         ) {
             let known = known.into_iter().map(|(key, value)| (key.to_owned(), value));
             let metadata = known.chain(unknown).collect();
-            match Trigger::parse(&metadata) {
+            match Trigger::parse(&metadata, strict) {
                 Ok((trigger, _)) => {
                     prop_assert!(trigger.target >= Trigger::MIN_TARGET && trigger.target.is_finite());
                     if let Subject::Query(_) = trigger.subject {

@@ -16,7 +16,7 @@ use tonic::{Code, Request};
 
 use crate::{
     engine::{Engine, outage},
-    harness::{check_status, object, scaler_config},
+    harness::{check_status, object},
 };
 
 struct Directory {
@@ -35,7 +35,7 @@ impl Directory {
         let origin = Origin::Directory(directory.path().to_owned());
         let config = credentials::Config { origin, base_url: None };
         let (credentials, keeper) = credentials::load(config).await.unwrap();
-        let engine = Engine::start_with(scaler_config(), credentials, script);
+        let engine = Engine::start_with(credentials, script);
         let mut tasks = JoinSet::new();
         let keeper = keeper.expect("a directory is looked after");
         tasks.spawn(keeper.run(engine.refresher.clone(), CancellationToken::new()));
@@ -111,7 +111,8 @@ async fn keys_may_come_after_the_start() {
     let started = Directory::start(&[("app_key", "one")], |_, _| Ok(Some(8.0))).await;
     let engine = &started.engine;
     let status = engine.pair(&object(&[])).await;
-    let message = "the API key is missing; both an API key and an application key are needed";
+    let message = "the API key (`DD_API_KEY`, or the file `api_key`) is missing; both keys are \
+                   needed, unless the application key is an access token (`ddpat_`, `ddsat_`)";
     check_status(status, Code::FailedPrecondition, message);
     // GetMetricSpec needs none.
     engine.scaler.get_metric_spec(Request::new(object(&[]))).await.unwrap();
@@ -121,6 +122,24 @@ async fn keys_may_come_after_the_start() {
     started.change(&[("api_key", "api")]).await;
     assert!(stream.next().await.unwrap().unwrap().result);
     assert_eq!(engine.pair(&object(&[])).await.unwrap(), (8.0, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_the_directory_is_told_as_it_is_now() {
+    let started = Directory::start(&[], |_, _| Ok(Some(8.0))).await;
+    let path = started.files.path().display().to_string();
+    let code = Code::FailedPrecondition;
+    let message = format!(
+        "the credentials in {path} cannot be read: the files `api_key` and `app_key` are missing \
+         or empty"
+    );
+    check_status(started.engine.pair(&object(&[])).await, code, &message);
+    started.change(&[("api_key", &"x".repeat(5_000))]).await;
+    let message =
+        format!("the credentials in {path}/api_key cannot be read: it is not a file with a key");
+    check_status(started.engine.pair(&object(&[])).await, code, &message);
+    started.change(&[("api_key", "api"), ("app_key", "one")]).await;
+    assert_eq!(started.engine.pair(&object(&[])).await.unwrap(), (8.0, true));
 }
 
 #[tokio::test(start_paused = true)]

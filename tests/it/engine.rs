@@ -6,12 +6,12 @@ use std::{
 };
 
 use keda_datadog_scaler::{
-    credentials::{self, Credentials, Given, Origin},
+    credentials::{self, Credentials},
     demand::{Account, Keys, Point, Query, Series},
     metrics::Metrics,
     proto::{GetMetricsRequest, ScaledObjectRef, external_scaler_server::ExternalScaler as _},
     refresh::{self, Refresher},
-    scaler::{self, Scaler},
+    scaler::Scaler,
     source::{Answer, Batch, Source, SourceError},
 };
 use secrecy::ExposeSecret as _;
@@ -19,7 +19,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Status};
 
-use crate::harness::scaler_config;
+use crate::harness::config;
 
 /// The newest value of a query at so many seconds after the start; `None` is no data.
 pub(crate) type Script = dyn Fn(u64, &Query) -> Result<Option<f64>, SourceError> + Send + Sync;
@@ -68,14 +68,11 @@ impl Engine {
     pub(crate) async fn start(
         script: impl Fn(u64, &Query) -> Result<Option<f64>, SourceError> + Send + Sync + 'static,
     ) -> Self {
-        let given = Given { app_key: Some("ddpat_of-the-tests".into()), ..Given::default() };
-        let config = credentials::Config { origin: Origin::Given(given), base_url: None };
-        let (credentials, _) = credentials::load(config).await.unwrap();
-        Self::start_with(scaler_config(), credentials, script)
+        let (credentials, _) = credentials::load(config("http://dd").credentials).await.unwrap();
+        Self::start_with(credentials, script)
     }
 
     pub(crate) fn start_with(
-        config: scaler::Config,
         credentials: Credentials,
         script: impl Fn(u64, &Query) -> Result<Option<f64>, SourceError> + Send + Sync + 'static,
     ) -> Self {
@@ -83,16 +80,14 @@ impl Engine {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let source = Scripted { started_at, script: Box::new(script), requests: requests.clone() };
         let metrics = Arc::new(Metrics::new());
-        let refresh = refresh::Config {
-            refresh: Duration::from_secs(15),
-            idle_after: Duration::from_mins(2),
-        };
-        let (refresher, worker) = refresh::new(refresh, source, metrics.clone());
+        let config = config("http://dd");
+        let (refresher, worker) = refresh::new(config.refresh, source, metrics.clone());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(worker.run(stop.clone()));
         let draining = CancellationToken::new();
-        let scaler = Scaler::new(config, credentials, refresher.clone(), metrics, draining.clone());
+        let scaler =
+            Scaler::new(config.scaler, credentials, refresher.clone(), metrics, draining.clone());
         let stop = stop.drop_guard();
         Self { scaler, refresher, draining, requests, started_at, _worker: tasks, _stop: stop }
     }

@@ -15,11 +15,10 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
+use clap::Parser as _;
 use keda_datadog_scaler::{
-    credentials::{self, Given, Origin},
-    http,
+    cli::{Cli, Command, Environment},
     proto::{GetMetricsRequest, ScaledObjectRef, external_scaler_client::ExternalScalerClient},
-    refresh, scaler,
     serve::{self, Listeners, Shutdown},
 };
 use serde_json::{Value, json};
@@ -235,37 +234,20 @@ impl Keda {
     }
 }
 
-/// With the ports and keys of the tests, and times so long that nothing happens by itself.
+/// `serve` as it is by default, with the keys of the tests and without the drain delay.
 pub(crate) fn config(datadog_url: &str) -> serve::Config {
-    let given = Given { api_key: Some(API_KEY.into()), app_key: Some(APP_KEY.into()), site: None };
-    serve::Config {
-        credentials: credentials::Config {
-            origin: Origin::Given(given),
-            base_url: Some(datadog_url.parse().unwrap()),
-        },
-        http: http::Config {
-            request_timeout: Duration::from_secs(10),
-            ca_file: None,
-            proxy_from_environment: false,
-        },
-        refresh: refresh::Config {
-            refresh: Duration::from_secs(15),
-            idle_after: Duration::from_mins(2),
-        },
-        scaler: scaler_config(),
-        drain_delay: Duration::ZERO,
-        connection_age: Duration::from_mins(10),
-    }
-}
-
-pub(crate) fn scaler_config() -> scaler::Config {
-    scaler::Config {
-        patience: Duration::from_millis(2_500),
-        hold: Duration::from_mins(1),
-        strict_metadata: false,
-        stream_age: Duration::from_mins(10),
-        repeat_active: Duration::from_mins(1),
-    }
+    let arguments =
+        ["keda-datadog-scaler", "serve", "--datadog-url", datadog_url, "--drain-delay", "0s"];
+    let Command::Serve(serve) = Cli::parse_from(arguments).command else { panic!("it is `serve`") };
+    let environment = Environment::read(|name| match name {
+        "DD_API_KEY" => Some(API_KEY.into()),
+        "DD_APP_KEY" => Some(APP_KEY.into()),
+        _ => None,
+    });
+    let mut config = serve.config(environment).unwrap();
+    // A proxy of this machine is none of the tests' business.
+    config.http.proxy_from_environment = false;
+    config
 }
 
 /// The trigger `sum:shop.orders{*}` with a target of 5, and these entries added.

@@ -47,7 +47,7 @@ async fn nulls_are_passed_over() {
 
 const NO_DATA: (Code, &str) = (
     Code::NotFound,
-    "the query has no data in the 90 seconds it looks at; wait for data, widen `age`, or set \
+    "the query has no data in the last 90 seconds; wait for data, widen `age`, or set \
      `metricUnavailableValue`",
 );
 
@@ -58,7 +58,10 @@ async fn no_data_is_not_found_or_the_fallback_value() {
         check(reply, &[("metricUnavailableValue", "7")], Ok(7.0)).await;
     }
     let beyond = ("lastAvailablePointOffset", "3");
-    check("single_series", &[beyond], Err(NO_DATA)).await;
+    let message = "the query has 3 points with a value in the last 90 seconds, and \
+                   `lastAvailablePointOffset` leaves none of them; lower it, widen `age`, or set \
+                   `metricUnavailableValue`";
+    check("single_series", &[beyond], Err((Code::NotFound, message))).await;
     check("single_series", &[beyond, ("metricUnavailableValue", "7")], Ok(7.0)).await;
     let extra = [("metricUnavailableValue", "7"), ("timeWindowOffset", "30")];
     check("empty_series", &extra, Ok(7.0)).await;
@@ -126,29 +129,38 @@ async fn a_spent_rate_limit_says_when_it_ends() {
     check_error(
         "http_429_json",
         code,
-        "Datadog's rate limit is spent at HOST (429): 1600 requests each 3600 s; it resets in 512 s",
+        "Datadog's rate limit is spent at HOST (429): 1600 requests each 3600 s; it resets in 512 s; \
+         read less often (`--refresh`), or ask Datadog for more",
     )
     .await;
-    for reply in ["http_429_html", "http_429_empty"] {
-        check_error(reply, code, "Datadog's rate limit is spent at HOST (429)").await;
+    for reply in ["http_429_html", "http_429_empty", "http_429_old_text"] {
+        let message = "Datadog's rate limit is spent at HOST (429); read less often \
+                       (`--refresh`), or ask Datadog for more";
+        check_error(reply, code, message).await;
     }
 }
 
 #[tokio::test]
 async fn a_422_has_the_fallback_value_too() {
-    let message = "Datadog cannot process the query at the moment (422)";
+    let message = "Datadog cannot process the query at the moment (422); that passes, and \
+                   `metricUnavailableValue` would bridge it";
     check("http_422", &[], Err((Code::Unavailable, message))).await;
     check("http_422", &[("metricUnavailableValue", "7")], Ok(7.0)).await;
 }
 
 #[tokio::test]
 async fn what_is_not_understood_is_never_no_data() {
-    for (reply, what) in [
-        ("redirect", "it is a redirect (302), which is not followed"),
-        ("not_json", "it is not a JSON object"),
-        ("truncated", "it is not a JSON object"),
-    ] {
+    for (reply, what) in
+        [("not_json", "it is not a JSON object"), ("truncated", "it is not a JSON object")]
+    {
         let message = format!("the answer from HOST is not understood: {what}");
         check_error(reply, Code::Internal, &message).await;
     }
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let message =
+        "HOST is not the Datadog API (302); check `DD_SITE`, `--datadog-url` and the proxy";
+    check_error("redirect", Code::FailedPrecondition, message).await;
 }

@@ -74,8 +74,8 @@ async fn faults_of_the_metadata_are_told_together() {
     let server = Server::start(&datadog).await;
     let mut keda = server.client().await;
     let bad = object(&[("queryValue", "many"), ("age", "1m")]);
-    let message = "`age` is \"1m\", but must be a whole number of seconds, not negative; also \
-                   `queryValue` is \"many\", but must be a number";
+    let message = "`age` is \"1m\", but must be a whole number of seconds, such as `90`; also \
+                   `queryValue` is \"many\", but must be a number such as `0.5`";
     let code = Code::InvalidArgument;
     check_status(keda.client.get_metric_spec(bad.clone()).await, code, message);
     check_status(keda.value(&bad).await, code, message);
@@ -98,7 +98,7 @@ async fn unknown_keys_are_errors_if_so_wished() {
 
     config.scaler.strict_metadata = true;
     let server = Server::start_with(config).await;
-    let message = "`agee` is not known and ignored; did you mean `age`?";
+    let message = "`agee` is not known; did you mean `age`?";
     check_status(server.client().await.value(&typo).await, Code::InvalidArgument, message);
 }
 
@@ -150,8 +150,7 @@ async fn a_datadog_that_hangs_or_is_away_is_unavailable() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     config.credentials.base_url = Some(format!("http://{free}").parse().unwrap());
     let server = Server::start_with(config).await;
-    let message =
-        format!("{free} cannot be reached: cannot connect: Connection refused (os error 111)");
+    let message = format!("{free} cannot be reached: Connection refused (os error 111)");
     check_status(server.client().await.value(&object(&[])).await, Code::Unavailable, &message);
 }
 
@@ -160,8 +159,7 @@ async fn an_answer_too_big_to_read_is_refused() {
     let datadog =
         FakeDatadog::start(|_| Reply { body: vec![b' '; 20 << 20], ..Reply::status(200) }).await;
     let server = Server::start(&datadog).await;
-    let message =
-        "the answer has more than 16 MiB; group by fewer tags, or ask for a shorter `age`";
+    let message = "the answer has more than 8 MiB; group by fewer tags, or ask for a shorter `age`";
     check_status(server.client().await.value(&object(&[])).await, Code::InvalidArgument, message);
 }
 

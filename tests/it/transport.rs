@@ -97,7 +97,7 @@ async fn a_certificate_that_is_not_trusted_is_told_with_the_way_out() {
     assert_eq!(
         status.message(),
         format!(
-            "{host} cannot be reached: cannot connect: invalid peer certificate: UnknownIssuer; \
+            "{host} cannot be reached: invalid peer certificate: UnknownIssuer; \
              give its CA with `--ca-file`"
         )
     );
