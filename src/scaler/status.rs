@@ -224,6 +224,78 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        demand::Window,
+        source::RateLimit,
+        trigger::{Aggregator, Fault},
+    };
+
+    #[test]
+    fn every_failure_has_its_code_and_a_text_that_helps() {
+        let host = || "api.datadoghq.eu".to_owned();
+        let source = |error| Failure::Unanswered(Unanswered::Source(error));
+        let window = Some(Window { age: 90, offset: 30 });
+        let limit = RateLimit {
+            limit: Some(1_600),
+            period: Some(Duration::from_hours(1)),
+            reset: Some(Duration::from_secs(84)),
+        };
+        let failures = [
+            Failure::NoScaledObject,
+            Failure::Metadata(MetadataError {
+                faults: vec![
+                    Fault::Missing { key: "query", nearest: None },
+                    Fault::Unwanted(Advice::Unknown { key: "agee".into() }),
+                ],
+            }),
+            Failure::ClusterAgent,
+            Failure::Credentials(CredentialsError::None),
+            Failure::Credentials(CredentialsError::Site { site: "eu".into() }),
+            Failure::Unanswered(Unanswered::NoData { window }),
+            Failure::Unanswered(Unanswered::NoneLeft { points: 3, window: None }),
+            Failure::Unanswered(Unanswered::SeveralSeries { series: 2 }),
+            Failure::Unanswered(Unanswered::NotFinite { aggregator: Aggregator::Sum }),
+            source(SourceError::Malformed { reason: "no such function".into() }),
+            source(SourceError::Refused { status: 403, host: host() }),
+            source(SourceError::Throttled { host: host(), limit: Some(limit) }),
+            source(SourceError::Unprocessable),
+            source(SourceError::Outage { host: host(), what: "502".into() }),
+            source(SourceError::Unreachable { host: host(), cause: "Connection refused".into() }),
+            source(SourceError::TimedOut { host: host(), after: Duration::from_secs(10) }),
+            source(SourceError::Misdirected { status: 302, host: host() }),
+            source(SourceError::TooLarge { what: "6000 series".into() }),
+            source(SourceError::NotUnderstood { host: host(), what: "it has no `status`".into() }),
+            Failure::TimedOut { host: host(), patience: Duration::from_millis(2_500) },
+            Failure::Withdrawn,
+        ];
+        let table: String = failures
+            .iter()
+            .map(|failure| format!("{}: {failure}\n", code_name(failure.code())))
+            .collect();
+        insta::assert_snapshot!(table, @r#"
+        INVALID_ARGUMENT: the request names no ScaledObject
+        INVALID_ARGUMENT: `query` is missing; set it; also `agee` is not known; did you mean `age`?
+        UNIMPLEMENTED: `useClusterAgentProxy` is not served by this version; take it out and give a `query`, which is read from the Datadog API
+        FAILED_PRECONDITION: there are no Datadog keys; set `DD_API_KEY` and `DD_APP_KEY`, or `--credentials-dir`
+        FAILED_PRECONDITION: the site is "eu", but must be one such as `datadoghq.com` or `us5.datadoghq.com`
+        NOT_FOUND: the query has no data in the 90 seconds that ended 30 seconds ago; wait for data, widen `age`, or set `metricUnavailableValue`
+        NOT_FOUND: the query has 3 points with a value, and `lastAvailablePointOffset` leaves none of them; lower it, widen `age`, or set `metricUnavailableValue`
+        INVALID_ARGUMENT: the query returns 2 series; set `queryAggregator`, or change it to return one
+        INVALID_ARGUMENT: the sum of its series is not a finite number; scale the query down
+        INVALID_ARGUMENT: Datadog rejects the query: no such function
+        FAILED_PRECONDITION: Datadog refuses the keys (403) at api.datadoghq.eu; check that they belong to this site and may read metrics (`timeseries_query`)
+        RESOURCE_EXHAUSTED: Datadog's rate limit is spent at api.datadoghq.eu (429): 1600 requests each 3600 s; it resets in 84 s; read less often (`--refresh`), or ask Datadog for more
+        UNAVAILABLE: Datadog cannot process the query at the moment (422); that passes, and `metricUnavailableValue` would bridge it
+        UNAVAILABLE: Datadog fails at api.datadoghq.eu (502); nothing is wrong with the query
+        UNAVAILABLE: api.datadoghq.eu cannot be reached: Connection refused
+        UNAVAILABLE: api.datadoghq.eu gave no complete answer within 10s
+        FAILED_PRECONDITION: api.datadoghq.eu is not the Datadog API (302); check `DD_SITE`, `--datadog-url` and the proxy
+        INVALID_ARGUMENT: the answer has 6000 series; group by fewer tags, or ask for a shorter `age`
+        INTERNAL: the answer from api.datadoghq.eu is not understood: it has no `status`
+        DEADLINE_EXCEEDED: no reading from api.datadoghq.eu within 2.5s; it is still being fetched
+        UNAVAILABLE: the credentials changed while the query was read; ask again
+        "#);
+    }
 
     #[test]
     fn a_failure_is_said_once_and_again_when_it_changes() {

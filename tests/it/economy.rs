@@ -48,8 +48,6 @@ async fn at_kedas_pace_there_is_one_request_for_a_query_and_refresh() {
     join_all(all).await;
     let refreshes = (MINUTES * 60 + 30) / 15 + 1;
     assert!(engine.requests() <= QUERIES * refreshes, "{} requests", engine.requests());
-    // What the built-in scaler would have sent: one each pair.
-    assert!(engine.requests() < TRIGGERS * MINUTES * 6, "{} requests", engine.requests());
 }
 
 #[tokio::test]

@@ -23,7 +23,8 @@ use keda_datadog_scaler::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    net::TcpListener,
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
@@ -208,6 +209,36 @@ impl Server {
         let response =
             soon(http_client().get(format!("{}{path}", self.admin)).send()).await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
+    }
+}
+
+/// Passes connections on to a server, and counts them.
+pub(crate) struct Relay {
+    pub(crate) url: String,
+    pub(crate) connections: watch::Receiver<usize>,
+    _running: JoinSet<()>,
+}
+
+impl Relay {
+    pub(crate) async fn start(to: &str) -> Self {
+        let to = to.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (count, connections) = watch::channel(0);
+        let mut running = JoinSet::new();
+        running.spawn(async move {
+            let mut relayed = JoinSet::new();
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let mut server = TcpStream::connect(&to).await.unwrap();
+                count.send_modify(|connections| *connections += 1);
+                // Either side may hang up.
+                relayed.spawn(async move {
+                    copy_bidirectional(&mut client, &mut server).await.map_err(drop)
+                });
+            }
+        });
+        Self { url, connections, _running: running }
     }
 }
 

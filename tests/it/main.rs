@@ -7,6 +7,7 @@
 mod harness;
 mod engine;
 
+mod conformance;
 mod replies;
 mod transport;
 mod rpc;

@@ -5,17 +5,17 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use keda_datadog_scaler::{
     credentials::{Given, Origin},
-    proto::GetMetricsRequest,
+    proto::{GetMetricsRequest, external_scaler_client::ExternalScalerClient},
 };
-use tokio::{net::TcpListener, time::Instant};
-use tonic::Code;
+use tokio::net::TcpListener;
+use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::harness::{
-    API_KEY, APP_KEY, FakeDatadog, Reply, Server, check_status, config, object, soon,
+    API_KEY, APP_KEY, FakeDatadog, Keda, Relay, Reply, Server, check_status, config, object, soon,
 };
 
 #[tokio::test]
@@ -174,25 +174,29 @@ async fn a_request_too_big_to_be_a_trigger_is_refused() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_asked_to_connect_anew_loses_nothing() {
+async fn clients_are_asked_to_connect_anew_and_streams_live_on() {
     let datadog = FakeDatadog::start(|_| Reply::points(&[1.0])).await;
     let mut config = config(&datadog.url);
     config.connection_age = Duration::from_millis(100);
     let server = Server::start_with(config).await;
-    let mut keda = server.client().await;
+    let relay = Relay::start(&server.grpc).await;
+    let channel = Channel::from_shared(relay.url.clone()).unwrap().connect_lazy();
+    let mut keda = Keda { client: ExternalScalerClient::new(channel) };
     let mut stream = soon(keda.client.stream_is_active(object(&[]))).await.unwrap().into_inner();
     assert!(soon(stream.message()).await.unwrap().unwrap().result);
 
-    let started_at = Instant::now();
-    while started_at.elapsed() < Duration::from_secs(1) {
-        let value = match keda.value(&object(&[])).await {
-            // What was not sent on the closing connection grpc-go sends again by itself.
-            Err(status) if status.code() == Code::Cancelled => keda.value(&object(&[])).await,
-            other => other,
-        };
-        assert_eq!(value.unwrap(), 1.0);
-    }
-    // The stream of the first connection lives on until it ends by itself, with OK.
+    let third_connection = async {
+        while *relay.connections.borrow() < 3 {
+            let value = match keda.value(&object(&[])).await {
+                // It was not sent on the closing connection; grpc-go sends such again by itself.
+                Err(status) if status.code() == Code::Cancelled => keda.value(&object(&[])).await,
+                other => other,
+            };
+            assert_eq!(value.unwrap(), 1.0);
+        }
+    };
+    soon(third_connection).await;
+    // The stream of the first connection is open until it ends by itself, with OK.
     assert!(stream.message().now_or_never().is_none());
     server.shutdown.leave.cancel();
     assert!(matches!(soon(stream.message()).await, Ok(None)));

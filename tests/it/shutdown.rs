@@ -12,31 +12,39 @@ use crate::harness::{FakeDatadog, Reply, Server, config, object, soon};
 
 #[tokio::test]
 async fn streams_end_with_ok_and_rpcs_that_had_begun_are_answered() {
+    const RPCS: usize = 12;
     let datadog =
         FakeDatadog::start(|_| Reply::points(&[3.0]).after(Duration::from_millis(500))).await;
     let mut server = Server::start(&datadog).await;
     let keda = server.client().await;
 
-    let streams = (0..500u32).map(|n| {
+    // As 250 push triggers have them.
+    let streams = (0..250u32).map(|n| {
         let mut keda = keda.clone();
-        let other = object(&[("triggerName", &n.to_string())]);
-        async move { soon(keda.client.stream_metric_spec(other)).await.unwrap().into_inner() }
+        let trigger = object(&[("triggerName", &n.to_string())]);
+        async move {
+            let active = soon(keda.client.stream_is_active(trigger.clone())).await.unwrap();
+            let spec = soon(keda.client.stream_metric_spec(trigger)).await.unwrap();
+            (active.into_inner(), spec.into_inner())
+        }
     });
     let mut streams = join_all(streams).await;
-    for stream in &mut streams {
-        assert!(soon(stream.message()).await.unwrap().is_some());
+    for (active, spec) in &mut streams {
+        assert!(soon(active.message()).await.unwrap().unwrap().result);
+        assert!(soon(spec.message()).await.unwrap().is_some());
     }
     let mut begun = JoinSet::new();
-    for _ in 0..20 {
+    for n in 0..RPCS {
         let mut keda = keda.clone();
-        begun.spawn(async move { keda.value(&object(&[])).await });
+        let trigger = object(&[("query", &format!("sum:shop.orders{{till:{n}}}"))]);
+        begun.spawn(async move { keda.value(&trigger).await });
     }
-    datadog.was_asked(1).await;
+    datadog.was_asked(1 + RPCS).await;
 
     server.shutdown.leave.cancel();
-    for stream in &mut streams {
-        let end = soon(stream.message()).await;
-        assert!(matches!(end, Ok(None)), "{end:?}");
+    for (active, spec) in &mut streams {
+        let ends = (soon(active.message()).await, soon(spec.message()).await);
+        assert!(matches!(ends, (Ok(None), Ok(None))), "{ends:?}");
     }
     let answers = soon(begun.join_all()).await;
     assert!(answers.into_iter().all(|value| value.unwrap() == 3.0));
