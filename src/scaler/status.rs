@@ -268,10 +268,8 @@ mod tests {
             Failure::TimedOut { host: host(), patience: Duration::from_millis(2_500) },
             Failure::Withdrawn,
         ];
-        let table: String = failures
-            .iter()
-            .map(|failure| format!("{}: {failure}\n", code_name(failure.code())))
-            .collect();
+        let lines = failures.iter().map(|f| format!("{}: {f}", code_name(f.code())));
+        let table = lines.collect::<Vec<_>>().join("\n");
         insta::assert_snapshot!(table, @r#"
         INVALID_ARGUMENT: the request names no ScaledObject
         INVALID_ARGUMENT: `query` is missing; set it; also `agee` is not known; did you mean `age`?
