@@ -138,12 +138,14 @@ impl Credentials {
 }
 
 impl Keeper {
-    /// Re-reads the directory until `shutdown`. What is known with the old keys is carried over
+    /// Re-reads the directory until `shutdown`, and takes over what two looks in a row agree on:
+    /// files may be written one after the other. What is known with the old keys is carried over
     /// to the new ones; keys that cannot be read leave the old ones in use.
     pub async fn run(self, refresher: Refresher, shutdown: CancellationToken) {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut complaint = self.own.borrow().as_ref().err().cloned();
+        let mut candidate = None;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -154,7 +156,9 @@ impl Keeper {
                     if complaint.take().is_some() {
                         tracing::info!(host = account.host(), "the credentials can be read");
                     }
-                    self.adopt(&account, &refresher);
+                    if candidate.replace(account.clone()) == Some(account.clone()) {
+                        self.adopt(&account, &refresher);
+                    }
                 }
                 Err(error) if complaint.as_ref() == Some(&error) => {}
                 Err(error) => {
@@ -189,20 +193,7 @@ impl Keeper {
     }
 }
 
-/// Reads until two readings agree: a mounted Secret may be swapped between two of its files.
 async fn read(directory: &Path, base_url: Option<&Url>) -> Own {
-    let mut account = read_once(directory, base_url).await?;
-    for _ in 0..3 {
-        let again = read_once(directory, base_url).await?;
-        if again == account {
-            break;
-        }
-        account = again;
-    }
-    Ok(account)
-}
-
-async fn read_once(directory: &Path, base_url: Option<&Url>) -> Own {
     let file = async |name: &str| {
         let path = directory.join(name);
         read_file(&path).await.map_err(|cause| CredentialsError::File {

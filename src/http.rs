@@ -15,6 +15,8 @@ use url::Url;
 
 /// Most of a body that is read, after decompression. Datadog sends about 100 bytes a point.
 const BODY_LIMIT: usize = 8 << 20;
+/// The same, of an answer whose status is no success; the rest is not waited for.
+const ERROR_LIMIT: usize = 64 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
@@ -40,7 +42,7 @@ pub struct Config {
 pub struct Response {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    /// Decompressed. Empty if it broke off and `status` is not a success.
+    /// Decompressed. Cut short, or empty if it broke off, where `status` is not a success.
     pub body: Vec<u8>,
 }
 
@@ -53,6 +55,9 @@ pub enum HttpError {
     /// Nobody that is trusted vouches for the certificate.
     #[error("{cause}")]
     Untrusted { cause: String },
+    /// The URL is longer than HTTP allows (64 KiB).
+    #[error("the URL is too long")]
+    Unsendable,
     #[error("the answer is larger than {limit} bytes")]
     TooLarge { limit: usize },
 }
@@ -104,17 +109,25 @@ impl Client {
     }
 
     async fn read(&self, mut response: reqwest::Response) -> Result<Vec<u8>, HttpError> {
+        let is_success = response.status().is_success();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.failed(e))? {
-            if body.len() + chunk.len() > BODY_LIMIT {
+            body.extend_from_slice(&chunk);
+            if body.len() > BODY_LIMIT {
                 return Err(HttpError::TooLarge { limit: BODY_LIMIT });
             }
-            body.extend_from_slice(&chunk);
+            // There is a sentence in it at most.
+            if !is_success && body.len() > ERROR_LIMIT {
+                break;
+            }
         }
         Ok(body)
     }
 
     fn failed(&self, error: reqwest::Error) -> HttpError {
+        if error.is_builder() {
+            return HttpError::Unsendable;
+        }
         if error.is_timeout() && error.is_connect() {
             let after = CONNECT_TIMEOUT.min(self.request_timeout);
             return HttpError::Failed { cause: format!("no connection within {after:?}") };

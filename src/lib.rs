@@ -24,4 +24,5 @@ pub mod source;
 pub mod http;
 pub mod demand;
 pub mod metrics;
+pub mod words;
 pub mod proto;

@@ -83,6 +83,8 @@ fn log_to_stderr(format: LogFormat) -> anyhow::Result<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(in_colour)
+        // It would be told on the same stderr, with a panic if nobody reads that.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.init(),

@@ -42,6 +42,9 @@ pub struct Config {
     pub strict_metadata: bool,
 }
 
+/// Most metadata keys of a trigger; there are some thirty that mean something.
+const MAX_KEYS: usize = 100;
+
 struct Shared {
     config: Config,
     credentials: Credentials,
@@ -147,6 +150,14 @@ impl ExternalScaler for Scaler {
 impl Shared {
     /// From the metadata alone: no Datadog, no credentials.
     fn understand(&self, object: &ScaledObjectRef) -> Result<Trigger, Failure> {
+        let oversized = [
+            (object.namespace.len() > 63, "namespace is"),
+            (object.name.len() > 253, "name is"),
+            (object.scaler_metadata.len() > MAX_KEYS, "metadata has keys"),
+        ];
+        if let Some((_, what)) = oversized.into_iter().find(|(is_oversized, _)| *is_oversized) {
+            return Err(Failure::NoTrigger { what });
+        }
         let (trigger, advice) =
             Trigger::parse(&object.scaler_metadata, self.config.strict_metadata)
                 .map_err(Failure::Metadata)?;

@@ -21,8 +21,10 @@ use crate::{
     source::datadog::Datadog,
 };
 
-/// Largest request. A ScaledObject cannot be larger: etcd takes 1.5 MiB.
-const MAX_REQUEST: usize = 1 << 20;
+/// Largest request. A trigger has a query and some numbers; Datadog takes about 7 KB of a query.
+const MAX_REQUEST: usize = 64 << 10;
+/// How much longer than the patience of an RPC a request may take to come in.
+const SLACK: Duration = Duration::from_secs(5);
 /// The least time that what is under way has to end, once draining began.
 const MIN_GRACE: Duration = Duration::from_secs(5);
 
@@ -118,6 +120,9 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         let incoming = connections(listeners.grpc);
         let ended = draining.clone().cancelled_owned();
         let served = Server::builder()
+            // A request that is sent half does not stay for ever. Streams are not concerned: their
+            // time is that to the first answer.
+            .timeout(config.scaler.patience + SLACK)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             // Without a grace after it: tonic would cut the connection instead of asking.
@@ -182,10 +187,10 @@ async fn routes(
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(ExternalScalerServer::new(scaler).max_decoding_message_size(MAX_REQUEST))
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
+        .add_service(health_service.max_decoding_message_size(MAX_REQUEST))
+        .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_REQUEST))
         // Older grpcurl and ghz know only this one.
-        .add_service(reflection().build_v1alpha()?);
+        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_REQUEST));
     Ok((health, routes.routes()))
 }
 

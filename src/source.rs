@@ -61,6 +61,12 @@ pub enum SourceError {
         "{host} is not the Datadog API ({status}); check `DD_SITE`, `--datadog-url` and the proxy"
     )]
     Misdirected { status: u16, host: String },
+    #[error(
+        "this machine's clock and that of {host} are {} s apart, so that queries look at the wrong \
+         time; set it right",
+        .skew.as_secs()
+    )]
+    ClockSkew { host: String, skew: Duration },
     #[error("the answer has {what}; group by fewer tags, or ask for a shorter `age`")]
     TooLarge { what: String },
     #[error("the answer from {host} is not understood: {what}")]
@@ -92,7 +98,8 @@ impl SourceError {
             | Self::Outage { .. }
             | Self::Unreachable { .. }
             | Self::TimedOut { .. }
-            | Self::Misdirected { .. } => true,
+            | Self::Misdirected { .. }
+            | Self::ClockSkew { .. } => true,
             Self::Malformed { .. }
             | Self::Unprocessable
             | Self::TooLarge { .. }
@@ -111,6 +118,7 @@ impl SourceError {
             Self::Unreachable { .. } => "unreachable",
             Self::TimedOut { .. } => "timed_out",
             Self::Misdirected { .. } => "misdirected",
+            Self::ClockSkew { .. } => "clock_skew",
             Self::TooLarge { .. } => "too_large",
             Self::NotUnderstood { .. } => "not_understood",
         }

@@ -199,7 +199,9 @@ impl Book {
                 remember(&mut latest.readings, reading);
             }
         });
-        let due_at = now + failure.as_ref().map_or(refresh, |failure| pause(failure, refresh));
+        let fails_alone = entry.is_told;
+        let pause = failure.as_ref().map_or(refresh, |f| pause(f, fails_alone, refresh));
+        let due_at = now + pause;
         let turn = Turn::Due(self.enter(due_at, demand));
         self.set_turn(demand, turn);
     }
@@ -307,9 +309,11 @@ fn remember(readings: &mut Vec<Arc<Reading>>, reading: Reading) {
     readings.truncate(MAX_READINGS);
 }
 
-/// A spent rate limit is not asked again before its reset.
-fn pause(failure: &SourceError, refresh: Duration) -> Duration {
+/// A spent rate limit is not asked again before its reset. A query that times out while others
+/// have answers is asked less often, for it keeps a place that they could use.
+fn pause(failure: &SourceError, fails_alone: bool, refresh: Duration) -> Duration {
     match failure {
+        SourceError::TimedOut { .. } if fails_alone => refresh * 4,
         SourceError::Throttled { limit: Some(limit), .. } => {
             limit.reset.map_or(refresh, |reset| reset.min(MAX_PAUSE).max(refresh))
         }

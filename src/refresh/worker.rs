@@ -9,10 +9,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, book::Change};
-use crate::source::{Answer, Batch, Source, SourceError};
+use crate::{
+    source::{Answer, Batch, Source, SourceError},
+    words::shorten,
+};
 
 /// Most requests that are under way at once.
 const MAX_FETCHES: usize = 16;
+
+/// Most characters of a query in the log.
+const MAX_QUERY: usize = 300;
 
 pub struct Worker<S> {
     shared: Arc<Shared>,
@@ -90,11 +96,12 @@ fn tell(change: Change) {
             tracing::info!(host = account.host(), "Datadog answers again");
         }
         Change::QueryFails(demand, error) => {
-            let query = &*demand.query.text;
+            let query = shorten(&demand.query.text, MAX_QUERY);
             tracing::warn!(query, %error, "a query has no answer, while others of its account do");
         }
         Change::QueryRecovers(demand) => {
-            tracing::info!(query = &*demand.query.text, "a query has answers again");
+            let query = shorten(&demand.query.text, MAX_QUERY);
+            tracing::info!(query, "a query has answers again");
         }
     }
 }

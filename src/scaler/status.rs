@@ -16,6 +16,7 @@ use crate::{
     proto::ScaledObjectRef,
     source::SourceError,
     trigger::{Advice, MetadataError, Unanswered},
+    words::shorten,
 };
 
 /// Why an RPC has no answer.
@@ -23,6 +24,10 @@ use crate::{
 pub(super) enum Failure {
     #[error("the request names no ScaledObject")]
     NoScaledObject,
+    #[error(
+        "the request is not that of a trigger: its {what} beyond what Kubernetes or KEDA allows"
+    )]
+    NoTrigger { what: &'static str },
     #[error(transparent)]
     Metadata(MetadataError),
     #[error(
@@ -43,7 +48,9 @@ pub(super) enum Failure {
 impl Failure {
     pub(super) fn code(&self) -> Code {
         match self {
-            Self::NoScaledObject | Self::Metadata(_) => Code::InvalidArgument,
+            Self::NoScaledObject | Self::NoTrigger { .. } | Self::Metadata(_) => {
+                Code::InvalidArgument
+            }
             Self::ClusterAgent => Code::Unimplemented,
             Self::Credentials(error) => match error {
                 CredentialsError::None
@@ -57,9 +64,9 @@ impl Failure {
                     SourceError::Malformed { .. } | SourceError::TooLarge { .. } => {
                         Code::InvalidArgument
                     }
-                    SourceError::Refused { .. } | SourceError::Misdirected { .. } => {
-                        Code::FailedPrecondition
-                    }
+                    SourceError::Refused { .. }
+                    | SourceError::Misdirected { .. }
+                    | SourceError::ClockSkew { .. } => Code::FailedPrecondition,
                     SourceError::Throttled { .. } => Code::ResourceExhausted,
                     SourceError::Unprocessable
                     | SourceError::Outage { .. }
@@ -110,6 +117,8 @@ pub(super) fn code_name(code: Code) -> &'static str {
     }
 }
 
+/// Most characters of a name in the log.
+const MAX_NAME: usize = 253;
 /// Most triggers that are remembered as failing, and as advised. Beyond that, the log is silent:
 /// KEDA's events still tell.
 const MAX_REMEMBERED: usize = 10_000;
@@ -156,8 +165,8 @@ impl Journal {
         };
         if is_news {
             tracing::warn!(
-                trigger.namespace = object.namespace,
-                trigger.name = object.name,
+                trigger.namespace = shorten(&object.namespace, MAX_NAME),
+                trigger.name = shorten(&object.name, MAX_NAME),
                 code = code_name(failure.code()),
                 error = %failure,
                 "a trigger cannot be answered"
@@ -172,14 +181,13 @@ impl Journal {
         let key = self.key(object);
         let is_news = self.memory().note_advice(key, Instant::now());
         if is_news {
-            for advice in advice {
-                tracing::warn!(
-                    trigger.namespace = object.namespace,
-                    trigger.name = object.name,
-                    %advice,
-                    "a metadata key has no effect"
-                );
-            }
+            let advice: Vec<String> = advice.iter().map(ToString::to_string).collect();
+            tracing::warn!(
+                trigger.namespace = object.namespace,
+                trigger.name = object.name,
+                advice = advice.join("; "),
+                "metadata keys have no effect"
+            );
         }
     }
 
@@ -242,6 +250,7 @@ mod tests {
         };
         let failures = [
             Failure::NoScaledObject,
+            Failure::NoTrigger { what: "name is" },
             Failure::Metadata(MetadataError {
                 faults: vec![
                     Fault::Missing { key: "query", nearest: None },
@@ -263,6 +272,7 @@ mod tests {
             source(SourceError::Unreachable { host: host(), cause: "Connection refused".into() }),
             source(SourceError::TimedOut { host: host(), after: Duration::from_secs(10) }),
             source(SourceError::Misdirected { status: 302, host: host() }),
+            source(SourceError::ClockSkew { host: host(), skew: Duration::from_mins(10) }),
             source(SourceError::TooLarge { what: "6000 series".into() }),
             source(SourceError::NotUnderstood { host: host(), what: "it has no `status`".into() }),
             Failure::TimedOut { host: host(), patience: Duration::from_millis(2_500) },
@@ -272,6 +282,7 @@ mod tests {
         let table = lines.collect::<Vec<_>>().join("\n");
         insta::assert_snapshot!(table, @r#"
         INVALID_ARGUMENT: the request names no ScaledObject
+        INVALID_ARGUMENT: the request is not that of a trigger: its name is beyond what Kubernetes or KEDA allows
         INVALID_ARGUMENT: `query` is missing; set it; also `agee` is not known; did you mean `age`?
         UNIMPLEMENTED: `useClusterAgentProxy` is not served by this version; take it out and give a `query`, which is read from the Datadog API
         FAILED_PRECONDITION: there are no Datadog keys; set `DD_API_KEY` and `DD_APP_KEY`, or `--credentials-dir`
@@ -288,6 +299,7 @@ mod tests {
         UNAVAILABLE: api.datadoghq.eu cannot be reached: Connection refused
         UNAVAILABLE: api.datadoghq.eu gave no complete answer within 10s
         FAILED_PRECONDITION: api.datadoghq.eu is not the Datadog API (302); check `DD_SITE`, `--datadog-url` and the proxy
+        FAILED_PRECONDITION: this machine's clock and that of api.datadoghq.eu are 600 s apart, so that queries look at the wrong time; set it right
         INVALID_ARGUMENT: the answer has 6000 series; group by fewer tags, or ask for a shorter `age`
         INTERNAL: the answer from api.datadoghq.eu is not understood: it has no `status`
         DEADLINE_EXCEEDED: no reading from api.datadoghq.eu within 2.5s; it is still being fetched

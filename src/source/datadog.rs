@@ -11,7 +11,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
-use tokio::time::Instant;
+use tokio::{task::spawn_blocking, time::Instant};
 use url::Url;
 
 use super::{
@@ -22,10 +22,13 @@ use crate::{
     demand::{Account, Keys, Query, Series, Window},
     http::{self, HeaderMap, HeaderName, HeaderValue, HttpError, Response},
     metrics::Metrics,
+    words::shorten,
 };
 
 /// Most characters of Datadog's own words that are passed on.
 const MAX_WORDS: usize = 300;
+/// A body beyond it would keep a thread that answers RPCs busy for milliseconds.
+const MAX_INLINE: usize = 64 << 10;
 /// Clocks that differ by more than this make a window look at another time than meant.
 const MAX_SKEW: SignedDuration = SignedDuration::from_secs(30);
 
@@ -41,29 +44,52 @@ impl Datadog {
         Self { client, metrics, skewed: AtomicBool::new(false) }
     }
 
-    async fn read(&self, account: &Account, query: &Query) -> Result<Answer, SourceError> {
+    async fn read(&self, account: &Arc<Account>, query: &Query) -> Result<Answer, SourceError> {
         let (from, to) = span(query.window, wall_clock());
         let started_at = Instant::now();
-        let result = match headers(account.keys()) {
-            Some(headers) => {
-                let url = url(account.base_url(), from, to, &query.text);
-                match self.client.get(url, headers).await {
-                    Ok(response) => {
-                        self.compare_clocks(&response.headers, account);
-                        interpret(&response, account, &query.text)
-                    }
-                    Err(error) => Err(not_fetched(error, account)),
-                }
-            }
-            None => Err(SourceError::Refused { status: 401, host: account.host() }),
-        };
+        let result = self.ask(account, query, from, to).await;
         let outcome = result.as_ref().map_or_else(SourceError::outcome, |_| "ok");
         self.metrics.requested(outcome, started_at.elapsed());
         result.map(|series| Answer { series, window_end_ms: to.saturating_mul(1_000) })
     }
 
-    fn compare_clocks(&self, headers: &HeaderMap, account: &Account) {
-        let Some(skew) = skew(headers, wall_clock()) else { return };
+    async fn ask(
+        &self,
+        account: &Arc<Account>,
+        query: &Query,
+        from: i64,
+        to: i64,
+    ) -> Result<Box<[Series]>, SourceError> {
+        let host = || account.host();
+        let Some(headers) = headers(account.keys()) else {
+            return Err(SourceError::Refused { status: 401, host: host() });
+        };
+        let url = url(account.base_url(), from, to, &query.text);
+        let response =
+            self.client.get(url, headers).await.map_err(|error| not_fetched(error, account))?;
+        let skew = skew(&response.headers, wall_clock());
+        self.compare_clocks(skew, account);
+        let series = if response.body.len() > MAX_INLINE {
+            let (account, text) = (account.clone(), query.text.clone());
+            let read = move || interpret(&response, &account, &text);
+            spawn_blocking(read).await.unwrap_or_else(|_| {
+                let what = "reading it failed; please report it".to_owned();
+                Err(SourceError::NotUnderstood { host: host(), what })
+            })?
+        } else {
+            interpret(&response, account, &query.text)?
+        };
+        match skew.filter(|skew| *skew > MAX_SKEW) {
+            // The window that was looked at is not the one that was meant.
+            Some(skew) if series.iter().all(|series| series.points.is_empty()) => {
+                Err(SourceError::ClockSkew { host: host(), skew: skew.unsigned_abs() })
+            }
+            _ => Ok(series),
+        }
+    }
+
+    fn compare_clocks(&self, skew: Option<SignedDuration>, account: &Account) {
+        let Some(skew) = skew else { return };
         let skewed = skew > MAX_SKEW;
         if self.skewed.swap(skewed, Ordering::Relaxed) == skewed {
             return;
@@ -155,6 +181,7 @@ fn not_fetched(error: HttpError, account: &Account) -> SourceError {
     match error {
         HttpError::TimedOut { after } => SourceError::TimedOut { host, after },
         HttpError::Failed { cause } => SourceError::Unreachable { host, cause },
+        HttpError::Unsendable => SourceError::Malformed { reason: "it is too long".to_owned() },
         HttpError::Untrusted { cause } => {
             let cause = format!("{cause}; give its CA with `--ca-file`");
             SourceError::Unreachable { host, cause }
@@ -227,28 +254,21 @@ fn rejected(text: &str, account: &Account, headers: &HeaderMap) -> SourceError {
 /// Datadog's own words in an error body: `{"errors": ["…"]}` or `{"error": "…"}`.
 fn words(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Words {
-        Many { errors: Vec<String> },
-        One { error: String },
+    struct Words {
+        #[serde(default)]
+        errors: Vec<String>,
+        error: Option<String>,
     }
-    Some(match serde_json::from_slice(body).ok()? {
-        Words::Many { errors } => errors.join("; "),
-        Words::One { error } => error,
-    })
+    let words: Words = serde_json::from_slice(body).ok()?;
+    Some(words.error.unwrap_or_else(|| words.errors.join("; ")))
 }
 
-/// One line, bounded, without control characters and without the account's keys.
+/// One line, bounded, without the account's keys.
 fn quote(text: &str, account: &Account) -> String {
-    // Before the cut, which could leave half a key.
-    let text = account.redact(text);
-    let line = text.split(|c: char| c.is_whitespace() || c.is_control());
-    let line = line.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-    let line = line.trim_end_matches([':', '.']);
-    match line.char_indices().nth(MAX_WORDS) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line.to_owned(),
-    }
+    // The keys before any cut, which could leave half of one.
+    let text = shorten(&account.redact(text), 10 * MAX_WORDS);
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    shorten(line.trim_end_matches([':', '.']), MAX_WORDS)
 }
 
 /// Tolerant: other services that speak this dialect send "1.1" and "-5".

@@ -2,9 +2,12 @@
 //! missing, and what is odd in one place does not spoil the rest. But what cannot be read is
 //! never taken for "no data".
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use super::grammar;
@@ -44,13 +47,12 @@ pub(super) fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadab
     }
 
     let list = match reply.get("series") {
-        None => Vec::new(),
-        Some(list) => {
-            read_list(list).ok_or_else(|| not_understood("its `series` is not a list"))?
-        }
+        None => List::default(),
+        Some(list) => read::<List<'_, MAX_SERIES>>(Some(list))
+            .ok_or_else(|| not_understood("its `series` is not a list"))?,
     };
-    if list.len() > MAX_SERIES {
-        let what = format!("{} series, more than the {MAX_SERIES} that are kept", list.len());
+    if list.length > MAX_SERIES {
+        let what = format!("{} series, more than the {MAX_SERIES} that are kept", list.length);
         return Err(Unreadable::TooLarge(what));
     }
 
@@ -59,45 +61,57 @@ pub(super) fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadab
         .into_iter()
         .map(grammar::rollup)
         .collect();
-    let mut series = Vec::with_capacity(list.len());
-    let mut points = 0;
-    for raw in &list {
-        let Some(one) = decode_series(raw, &rollups) else { continue };
-        points += one.points.len();
-        if points > MAX_POINTS {
-            let what = format!("more than the {MAX_POINTS} points that are kept");
-            return Err(Unreadable::TooLarge(what));
+    let mut series = Vec::with_capacity(list.items.len());
+    let (mut points, mut odd) = (0, 0);
+    for raw in &list.items {
+        match decode_series(raw, &rollups)? {
+            Some((one, odd_points)) => {
+                points += one.points.len();
+                odd += odd_points;
+                series.push(one);
+            }
+            None => odd += 1,
         }
-        series.push(one);
+        if points > MAX_POINTS {
+            return Err(too_many_points());
+        }
     }
-    if series.is_empty() && !list.is_empty() {
-        return Err(not_understood("none of its series can be read"));
+    if points == 0 && odd > 0 {
+        return Err(not_understood(
+            "there are series in it, but none with a point that can be read",
+        ));
+    }
+    if points == 0
+        && let Some(words) = read::<String>(reply.get("error").copied())
+        && !words.trim().is_empty()
+    {
+        return Err(Unreadable::Rejected(words));
     }
     Ok(series.into())
 }
 
-/// `None` if it is not a series, or has points none of which is one.
-fn decode_series(raw: &RawValue, rollups: &[Option<Duration>]) -> Option<Series> {
-    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(raw.get()).ok()?;
-    let field = |name| fields.get(name).copied();
-
-    let list = match field("pointlist") {
-        None => Vec::new(),
-        Some(list) => read_list(list)?,
-    };
-    let mut legible = list.is_empty();
-    let mut points = Vec::with_capacity(list.len());
-    for raw in list {
-        // Milliseconds come as an integer or as a float, the value may be null.
-        let Some((at_ms, value)) = read::<(f64, Option<f64>)>(Some(raw)) else { continue };
-        legible = true;
-        if let Some(value) = value {
-            #[expect(clippy::cast_possible_truncation, reason = "a cast saturates")]
-            points.push(Point { at_ms: at_ms as i64, value });
-        }
+/// With the number of its points that cannot be read; `None` if it is not a series.
+fn decode_series(
+    raw: &RawValue,
+    rollups: &[Option<Duration>],
+) -> Result<Option<(Series, usize)>, Unreadable> {
+    let fields: Option<BTreeMap<String, &RawValue>> = read(Some(raw));
+    let field = |name| fields.as_ref().and_then(|fields| fields.get(name)).copied();
+    let Some(list) = read::<List<'_, MAX_POINTS>>(field("pointlist")) else { return Ok(None) };
+    if list.length > MAX_POINTS {
+        return Err(too_many_points());
     }
-    if !legible {
-        return None;
+
+    let mut odd = 0;
+    let mut points = Vec::with_capacity(list.items.len());
+    for raw in list.items {
+        // Milliseconds come as an integer or as a float, the value may be null.
+        match read::<(f64, Option<f64>)>(Some(raw)) {
+            #[expect(clippy::cast_possible_truncation, reason = "a cast saturates")]
+            Some((at_ms, Some(value))) => points.push(Point { at_ms: at_ms as i64, value }),
+            Some((_, None)) => {}
+            None => odd += 1,
+        }
     }
     points.sort_by_key(|point| point.at_ms);
 
@@ -111,7 +125,7 @@ fn decode_series(raw: &RawValue, rollups: &[Option<Duration>]) -> Option<Series>
     });
     let mut scope = read::<String>(field("scope")).unwrap_or_default();
     scope.truncate(scope.floor_char_boundary(MAX_SCOPE));
-    Some(Series { scope: scope.into(), step, points: points.into() })
+    Ok(Some((Series { scope: scope.into(), step, points: points.into() }, odd)))
 }
 
 /// The width of the buckets as the points show it: a batch and an arithmetic query are padded
@@ -130,9 +144,50 @@ fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
     serde_json::from_str(raw?.get()).ok()
 }
 
-/// `null` is an empty list; `None` if it is anything else.
-fn read_list(raw: &RawValue) -> Option<Vec<&RawValue>> {
-    read::<Option<Vec<&RawValue>>>(Some(raw)).map(Option::unwrap_or_default)
+/// The first `MOST` items of a list, and how many there are; `null` is an empty list. Bounded while
+/// it is read, for a reply of nothing but commas has millions.
+#[derive(Default)]
+struct List<'a, const MOST: usize> {
+    items: Vec<&'a RawValue>,
+    length: usize,
+}
+
+impl<'de: 'a, 'a, const MOST: usize> Deserialize<'de> for List<'a, MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items<const MOST: usize>;
+
+        impl<'de, const MOST: usize> Visitor<'de> for Items<MOST> {
+            type Value = List<'de, MOST>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list or null")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+                Ok(List::default())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut list = List::default();
+                while list.length < MOST
+                    && let Some(item) = seq.next_element()?
+                {
+                    list.items.push(item);
+                    list.length += 1;
+                }
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    list.length += 1;
+                }
+                Ok(list)
+            }
+        }
+
+        deserializer.deserialize_any(Items::<MOST>)
+    }
+}
+
+fn too_many_points() -> Unreadable {
+    Unreadable::TooLarge(format!("more than the {MAX_POINTS} points that are kept"))
 }
 
 fn not_understood(what: &str) -> Unreadable {
@@ -171,7 +226,8 @@ mod tests {
         check(r#"{"status":"ok"}"#, &[]);
         check(r#"{"status":"ok","series":null}"#, &[]);
         check(r#"{"status":"ok","series":[]}"#, &[]);
-        check(r#"{"status":"ok","series":[{}]}"#, &[("", None, &[])]);
+        check(r#"{"status":"ok","series":[{"pointlist":[]}]}"#, &[("", None, &[])]);
+        check(r#"{"status":"ok","series":[{"pointlist":null}]}"#, &[("", None, &[])]);
     }
 
     #[test]
@@ -192,14 +248,36 @@ mod tests {
         let body = r#"{"status":"ok","from_date":1.5,"series":[
             7, {"pointlist":"no"}, {"pointlist":[["x",1]]},
             {"scope":9,"pointlist":[[0,1],["odd"],[1000,1e999],[2000,3]]}]}"#;
-        check(body, &[("", Some(2), &[1.0, 3.0])]);
+        check(body, &[("", None, &[]), ("", Some(2), &[1.0, 3.0])]);
     }
 
     #[test]
     fn a_reply_without_a_readable_series_is_not_no_data() {
-        let expected = Unreadable::NotUnderstood("none of its series can be read".into());
-        check_unreadable(r#"{"status":"ok","series":[{"pointlist":[["x",1]]}]}"#, &expected);
-        check_unreadable(r#"{"status":"ok","series":[null]}"#, &expected);
+        let what = "there are series in it, but none with a point that can be read";
+        let expected = Unreadable::NotUnderstood(what.into());
+        for series in [
+            "null",
+            "{}",
+            r#"{"error":"failed"}"#,
+            r#"{"pointlist":[["x",1]]}"#,
+            // A null beside it does not make it no data.
+            r#"{"pointlist":[[1000,"5"],[2000,null]]}"#,
+            r#"{"pointlist":[[1000,1e999],[2000,null]]}"#,
+            r#"{"pointlist":[["x",1]]},{"pointlist":[]}"#,
+            r#"7,{"pointlist":[[1,null]]}"#,
+        ] {
+            check_unreadable(&format!(r#"{{"status":"ok","series":[{series}]}}"#), &expected);
+        }
+    }
+
+    #[test]
+    fn an_error_beside_an_ok_without_points_is_an_error() {
+        check_unreadable(
+            r#"{"status":"ok","error":"backend timed out","series":[]}"#,
+            &Unreadable::Rejected("backend timed out".into()),
+        );
+        let with_points = r#"{"status":"ok","error":"slow","series":[{"pointlist":[[0,1]]}]}"#;
+        check(with_points, &[("", None, &[1.0])]);
     }
 
     #[test]
@@ -240,7 +318,13 @@ mod tests {
     fn too_many_series_are_refused_rather_than_cut() {
         let body =
             format!(r#"{{"status":"ok","series":[{}]}}"#, vec!["{}"; MAX_SERIES + 1].join(","));
-        assert!(matches!(decode(body.as_bytes(), "avg:a{*}"), Err(Unreadable::TooLarge(_))));
+        let too_large = |body: &str| {
+            matches!(decode(body.as_bytes(), "avg:a{*}"), Err(Unreadable::TooLarge(_)))
+        };
+        assert!(too_large(&body));
+        // However little there is in them.
+        let points = vec!["1"; MAX_POINTS + 1].join(",");
+        assert!(too_large(&format!(r#"{{"status":"ok","series":[{{"pointlist":[{points}]}}]}}"#)));
     }
 
     proptest! {

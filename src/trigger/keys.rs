@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, fmt};
 
+use crate::words::shorten;
+
 /// Every key that means something, to us or to KEDA.
 pub const KEYS: [&str; 31] = [
     "activationQueryValue",
@@ -57,7 +59,7 @@ const LIKENESS: f64 = 0.7;
 /// Most unknown keys of one trigger that are looked at.
 const MAX_QUESTIONED: usize = 20;
 /// Most characters of a value or unknown key that a message repeats.
-const MAX_SHOWN: usize = 100;
+pub(super) const MAX_SHOWN: usize = 100;
 
 /// Something that works, but perhaps not as its author thinks. Values are not repeated: that of
 /// an unknown key may be a secret.
@@ -73,7 +75,7 @@ pub(super) fn advice(metadata: &HashMap<String, String>) -> Vec<Advice> {
         if CREDENTIALS.contains(&key.strip_suffix("FromEnv").unwrap_or(key)) {
             Advice::Credential { key: key.to_owned() }
         } else {
-            Advice::Unknown { key: shorten(key) }
+            Advice::Unknown { key: shorten(key, MAX_SHOWN) }
         }
     };
     unknown_keys(metadata).map(question).collect()
@@ -99,16 +101,6 @@ pub(super) fn nearest_key(key: &str) -> Option<&'static str> {
         .filter(|(likeness, _)| *likeness >= LIKENESS)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, known)| known)
-}
-
-/// For a message: one line, and not too long.
-pub(super) fn shorten(text: &str) -> String {
-    let mut shown: String =
-        text.chars().take(MAX_SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.chars().nth(MAX_SHOWN).is_some() {
-        shown.push('…');
-    }
-    shown
 }
 
 impl fmt::Display for Advice {

@@ -3,11 +3,14 @@
 
 use std::{collections::HashMap, fmt, time::Duration};
 
-use crate::demand::{Query, Window};
+use crate::{
+    demand::{Query, Window},
+    words::shorten,
+};
 
 use super::{
     Aggregator, PointOffset, Reckoning, Subject, TimeAggregator, Trigger,
-    keys::{Advice, advice, nearest_key, shorten, unknown_keys},
+    keys::{Advice, MAX_SHOWN, advice, nearest_key, unknown_keys},
 };
 
 /// KEDA's default of `age`, in seconds.
@@ -265,14 +268,14 @@ impl<'a> Reader<'a> {
     }
 
     fn invalid(&mut self, key: &'static str, value: &str, expected: &'static str) {
-        self.faults.push(Fault::Invalid { key, value: shorten(value), expected });
+        self.faults.push(Fault::Invalid { key, value: shorten(value, MAX_SHOWN), expected });
     }
 
     /// None of `names`, of which `key` is the first choice.
     fn missing(&mut self, key: &'static str, names: &[&str]) {
         let nearest = unknown_keys(self.metadata)
             .find(|given| nearest_key(given).is_some_and(|nearest| names.contains(&nearest)))
-            .map(shorten);
+            .map(|given| shorten(given, MAX_SHOWN));
         self.faults.push(Fault::Missing { key, nearest });
     }
 }

@@ -63,23 +63,37 @@ impl Drop for Running {
     }
 }
 
-/// Nobody listens there, and no other test looks for a port there.
-fn free_addresses() -> [String; 2] {
-    let listeners = [(); 2].map(|()| TcpListener::bind("127.77.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().to_string())
+/// Starts `serve` on ports that are free; says where its metrics are.
+async fn start_serve(environment: &[(&str, &str)]) -> (Running, Keda, String) {
+    // Between finding a port and listening on it, another may take it: then once more.
+    loop {
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [grpc, admin] = listeners.map(|l| l.local_addr().unwrap().to_string());
+        let child = program(&["serve", "--listen", &grpc, "--admin-listen", &admin])
+            .envs([("DD_API_KEY", API_KEY), ("DD_APP_KEY", APP_KEY)])
+            .envs(environment.iter().copied())
+            .spawn();
+        let mut running = Running(child.unwrap());
+        let admin = format!("http://{admin}");
+        let ready = async {
+            while running.0.try_wait().unwrap().is_none() {
+                // It listens there last.
+                if http_client().get(format!("{admin}/readyz")).send().await.is_ok() {
+                    return true;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+            false
+        };
+        if soon(ready).await {
+            return (running, connect(&grpc).await, admin);
+        }
+    }
 }
 
 async fn connect(address: &str) -> Keda {
     let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
-    let connected = async {
-        loop {
-            match endpoint.connect().await {
-                Ok(channel) => return channel,
-                Err(_) => sleep(Duration::from_millis(20)).await,
-            }
-        }
-    };
-    Keda { client: ExternalScalerClient::new(soon(connected).await) }
+    Keda { client: ExternalScalerClient::new(soon(endpoint.connect()).await.unwrap()) }
 }
 
 #[test]
@@ -195,30 +209,21 @@ async fn the_simulated_datadog_checks_keys_and_its_limit() {
 async fn a_proxy_of_the_environment_is_used() {
     // A proxy is asked for the whole URL, which the fake Datadog answers just as well.
     let proxy = FakeDatadog::start(|_| Reply::points(&[8.0])).await;
-    let [grpc, admin] = free_addresses();
-    let child = program(&["serve", "--listen", &grpc, "--admin-listen", &admin])
-        .envs([("DD_API_KEY", API_KEY), ("DD_APP_KEY", APP_KEY)])
-        .envs([("DATADOG_HOST", "http://datadog.invalid"), ("HTTP_PROXY", &proxy.url)])
-        .spawn();
-    let _running = Running(child.unwrap());
-    assert_eq!(connect(&grpc).await.value(&object(&[])).await.unwrap(), 8.0);
+    let environment = [("DATADOG_HOST", "http://datadog.invalid"), ("HTTP_PROXY", &*proxy.url)];
+    let (_running, mut keda, _) = start_serve(&environment).await;
+    assert_eq!(keda.value(&object(&[])).await.unwrap(), 8.0);
     assert_eq!(proxy.asked()[0].headers["host"], "datadog.invalid");
 }
 
 #[tokio::test]
 async fn no_key_is_in_the_log_of_an_http_2_connection() {
     let datadog = TlsDatadog::start().await;
-    let [grpc, admin] = free_addresses();
-    let child = program(&["serve", "--listen", &grpc, "--admin-listen", &admin])
-        .envs([("DD_API_KEY", API_KEY), ("DD_APP_KEY", APP_KEY), ("RUST_LOG", "trace")])
-        .envs([
-            ("DATADOG_HOST", &*datadog.url),
-            ("SCALER_CA_FILE", datadog.ca_file.to_str().unwrap()),
-        ])
-        .spawn();
-    let mut running = Running(child.unwrap());
+    let ca_file = datadog.ca_file.to_str().unwrap();
+    let environment =
+        [("RUST_LOG", "trace"), ("DATADOG_HOST", &*datadog.url), ("SCALER_CA_FILE", ca_file)];
+    let (mut running, mut keda, _) = start_serve(&environment).await;
     let log = running.log();
-    assert_eq!(connect(&grpc).await.value(&object(&[])).await.unwrap(), 8.0);
+    assert_eq!(keda.value(&object(&[])).await.unwrap(), 8.0);
     running.signal("TERM");
     running.signal("INT");
     assert!(running.exit_code().is_some());
@@ -246,16 +251,9 @@ async fn no_key_is_ever_in_a_log_an_error_or_a_metric() {
         replies[n.trim_end_matches('}').parse::<usize>().unwrap()].clone()
     })
     .await;
-    let [grpc, admin] = free_addresses();
-    let child = program(&["serve", "--listen", &grpc, "--admin-listen", &admin])
-        .envs([("DD_API_KEY", API_KEY), ("DD_APP_KEY", APP_KEY), ("RUST_LOG", "trace")])
-        .env("DATADOG_HOST", &datadog.url)
-        .spawn()
-        .unwrap();
-    let mut running = Running(child);
+    let environment = [("RUST_LOG", "trace"), ("DATADOG_HOST", &*datadog.url)];
+    let (mut running, mut keda, admin) = start_serve(&environment).await;
     let log = running.log();
-
-    let mut keda = connect(&grpc).await;
     let mut told = String::new();
     for n in 0..count {
         let query = format!("avg:a{{n:{n}}}");
@@ -266,14 +264,14 @@ async fn no_key_is_ever_in_a_log_an_error_or_a_metric() {
     let message = "`age` is \"x\", but must be a whole number of seconds, such as `90`; also \
                    `Query` is not known; did you mean `query`, which is missing?";
     check_status(keda.value(&bad).await, tonic::Code::InvalidArgument, message);
-    let metrics = soon(http_client().get(format!("http://{admin}/metrics")).send()).await.unwrap();
+    let metrics = soon(http_client().get(format!("{admin}/metrics")).send()).await.unwrap();
     told += &metrics.text().await.unwrap();
     running.signal("TERM");
     running.signal("INT");
     assert!(running.exit_code().is_some());
 
     let log = log.join().unwrap();
-    assert!(log.contains("a metadata key has no effect"), "{log}");
+    assert!(log.contains("metadata keys have no effect"), "{log}");
     assert!(datadog.asked().iter().all(|asked| asked.headers["dd-api-key"] == API_KEY));
     for text in [told, log] {
         let around = text.lines().find(|line| line.contains(API_KEY) || line.contains(APP_KEY));

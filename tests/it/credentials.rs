@@ -45,7 +45,7 @@ impl Directory {
     /// Gives the change the time to be noticed and the queries to be read.
     async fn change(&self, files: &[(&str, &str)]) {
         write(&self.files, files);
-        sleep(Duration::from_secs(6)).await;
+        sleep(Duration::from_secs(11)).await;
     }
 }
 

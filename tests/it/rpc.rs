@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use keda_datadog_scaler::{
     credentials::{Given, Origin},
-    proto::{GetMetricsRequest, external_scaler_client::ExternalScalerClient},
+    proto::{GetMetricsRequest, ScaledObjectRef, external_scaler_client::ExternalScalerClient},
 };
 use tokio::net::TcpListener;
 use tonic::{Code, transport::Channel};
@@ -171,6 +171,69 @@ async fn a_request_too_big_to_be_a_trigger_is_refused() {
     let huge = object(&[("query", &"x".repeat(2 << 20))]);
     assert_eq!(keda.is_active(&huge).await.unwrap_err().code(), Code::OutOfRange);
     assert!(keda.is_active(&object(&[])).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_no_trigger_can_be_is_refused_before_it_costs_anything() {
+    let datadog = FakeDatadog::start(|_| Reply::points(&[1.0])).await;
+    let server = Server::start(&datadog).await;
+    let mut keda = server.client().await;
+    let long_name = ScaledObjectRef { name: "x".repeat(254), ..object(&[]) };
+    let long_namespace = ScaledObjectRef { namespace: "x".repeat(64), ..object(&[]) };
+    let keys: Vec<(String, &str)> = (0..100).map(|n| (format!("key{n}"), "")).collect();
+    let keys: Vec<(&str, &str)> = keys.iter().map(|(key, value)| (&**key, *value)).collect();
+    let many_keys = object(&keys);
+    for (odd, what) in
+        [(long_name, "name is"), (long_namespace, "namespace is"), (many_keys, "metadata has keys")]
+    {
+        let message = format!(
+            "the request is not that of a trigger: its {what} beyond what Kubernetes or KEDA allows"
+        );
+        check_status(keda.value(&odd).await, Code::InvalidArgument, &message);
+        let spec = keda.client.get_metric_spec(odd).await;
+        check_status(spec, Code::InvalidArgument, &message);
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_not_no_data() {
+    let date = ("date".to_owned(), "Sun, 22 Nov 2015 12:00:00 GMT".to_owned());
+    let datadog = FakeDatadog::start(move |asked| {
+        let mut reply = Reply::recorded(if asked.query.contains("old") {
+            "empty_series"
+        } else {
+            "single_series"
+        });
+        reply.headers.push(date.clone());
+        reply
+    })
+    .await;
+    let server = Server::start(&datadog).await;
+    let mut keda = server.client().await;
+    let fill = ("metricUnavailableValue", "0");
+    let status = keda.value(&object(&[fill, ("query", "sum:old{*}")])).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(status.message().starts_with("this machine's clock and that of "), "{status}");
+    // What came nonetheless is a value.
+    assert_eq!(keda.value(&object(&[])).await.unwrap(), 4.25);
+}
+
+#[tokio::test]
+async fn a_query_too_long_for_a_url_is_its_authors_affair() {
+    let datadog = FakeDatadog::start(|_| Reply::points(&[1.0])).await;
+    let server = Server::start(&datadog).await;
+    let long = format!("sum:shop.orders{{{}}}", "{".repeat(30_000));
+    let value = server.client().await.value(&object(&[("query", &long)])).await;
+    let message = "Datadog rejects the query: it is too long";
+    check_status(value, Code::InvalidArgument, message);
+}
+
+#[tokio::test]
+async fn a_large_answer_is_read_like_a_small_one() {
+    let points: Vec<f64> = (0..20_000u32).map(f64::from).collect();
+    let datadog = FakeDatadog::start(move |_| Reply::points(&points)).await;
+    let server = Server::start(&datadog).await;
+    assert_eq!(server.client().await.value(&object(&[])).await.unwrap(), 19_999.0);
 }
 
 #[tokio::test]

@@ -160,6 +160,7 @@ fn the_readme_knows_every_outcome() {
         SourceError::Unreachable { host: host(), cause: String::new() },
         SourceError::TimedOut { host: host(), after },
         SourceError::Misdirected { status: 0, host: host() },
+        SourceError::ClockSkew { host: host(), skew: after },
         SourceError::TooLarge { what: String::new() },
         SourceError::NotUnderstood { host: host(), what: String::new() },
     ];
