@@ -38,10 +38,7 @@ pub(super) fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadab
     };
     match read::<String>(reply.get("status").copied()).as_deref() {
         Some("ok") => {}
-        Some("error") => {
-            let words = read::<String>(reply.get("error").copied());
-            return Err(Unreadable::Rejected(words.unwrap_or_default()));
-        }
+        Some("error") => return Err(Unreadable::Rejected(words(&reply))),
         Some(_) => return Err(not_understood("its `status` is neither \"ok\" nor \"error\"")),
         None => return Err(not_understood("it has no `status`")),
     }
@@ -81,13 +78,18 @@ pub(super) fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadab
             "there are series in it, but none with a point that can be read",
         ));
     }
-    if points == 0
-        && let Some(words) = read::<String>(reply.get("error").copied())
-        && !words.trim().is_empty()
-    {
+    let words = words(&reply);
+    if points == 0 && !words.trim().is_empty() {
         return Err(Unreadable::Rejected(words));
     }
     Ok(series.into())
+}
+
+/// What is said to be wrong; empty if nothing is.
+fn words(reply: &BTreeMap<String, &RawValue>) -> String {
+    let field = |name| reply.get(name).copied();
+    let several = || read::<Vec<String>>(field("errors")).map(|errors| errors.join("; "));
+    read::<String>(field("error")).or_else(several).unwrap_or_default()
 }
 
 /// With the number of its points that cannot be read; `None` if it is not a series.
@@ -275,6 +277,10 @@ mod tests {
         check_unreadable(
             r#"{"status":"ok","error":"backend timed out","series":[]}"#,
             &Unreadable::Rejected("backend timed out".into()),
+        );
+        check_unreadable(
+            r#"{"status":"ok","errors":["a","b"],"series":[]}"#,
+            &Unreadable::Rejected("a; b".into()),
         );
         let with_points = r#"{"status":"ok","error":"slow","series":[{"pointlist":[[0,1]]}]}"#;
         check(with_points, &[("", None, &[1.0])]);
