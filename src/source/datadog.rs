@@ -354,6 +354,14 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_marked_for_whoever_logs_headers() {
+        for keys in [account().keys().clone(), Keys::Bearer("ddpat_x".into())] {
+            let shown = format!("{:?}", headers(&keys).unwrap());
+            assert!(!shown.contains("the-") && !shown.contains("ddpat_x"), "{shown}");
+        }
+    }
+
+    #[test]
     fn a_key_that_no_header_can_carry_is_refused_keys() {
         let keys = Keys::Pair { api: "a\nb".into(), app: "c".into() };
         assert!(headers(&keys).is_none());
