@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
-use tokio::time::Instant;
+use tokio::{task::yield_now, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
@@ -192,7 +192,8 @@ impl Shared {
                 Err(Unread::Withdrawn) if Instant::now() >= deadline => {
                     return Err(Failure::Withdrawn);
                 }
-                Err(Unread::Withdrawn) => {}
+                // The successor is published at any moment, by a task that needs a turn for it.
+                Err(Unread::Withdrawn) => yield_now().await,
             }
         }
     }

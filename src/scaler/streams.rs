@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 use tonic::Code;
@@ -96,7 +97,11 @@ impl ActiveStream {
                     self.open.code = Code::Ok;
                     return None;
                 }
-                Event::CredentialsChanged => self.follow(),
+                Event::CredentialsChanged => {
+                    // Whoever publishes the successor needs a turn for it.
+                    yield_now().await;
+                    self.follow();
+                }
                 Event::MayBeNews => {}
             }
         }
@@ -123,7 +128,7 @@ impl ActiveStream {
             () = self.credentials.changed() => Event::CredentialsChanged,
             result = changed => match result {
                 Ok(()) => Event::MayBeNews,
-                // The account is no longer used; its successor is known by now.
+                // The account is no longer used.
                 Err(_closed) => Event::CredentialsChanged,
             },
             () = sleep_until(self.repeat_at) => Event::MayBeNews,
