@@ -6,12 +6,14 @@ use std::{fmt, time::Duration};
 use crate::demand::Query;
 
 mod metadata;
+mod values;
 mod keys;
+mod fault;
 mod interpret;
 
+pub use fault::{Fault, MetadataError};
 pub use interpret::{Measure, Unanswered};
 pub use keys::{Advice, KEYS};
-pub use metadata::{Fault, MetadataError};
 
 /// One trigger of a ScaledObject or ScaledJob. Whatever it holds has been checked.
 #[derive(Clone, Debug, PartialEq)]

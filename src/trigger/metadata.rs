@@ -1,7 +1,8 @@
 //! The `metadata` map of a trigger → `Trigger`. Names, defaults and grammar are those of KEDA's
-//! built-in scaler (`pkg/scalers/datadog_scaler.go`, `pkg/scalers/scalersconfig/typed_config.go`), so that a ScaledObject moves over unchanged.
+//! built-in scaler (`pkg/scalers/datadog_scaler.go` and, for the grammar,
+//! `pkg/scalers/scalersconfig/typed_config.go`), so that a ScaledObject moves over unchanged.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use crate::{
     demand::{Query, Window},
@@ -10,33 +11,13 @@ use crate::{
 
 use super::{
     Aggregator, PointOffset, Reckoning, Subject, TimeAggregator, Trigger,
+    fault::{Fault, MetadataError},
     keys::{Advice, MAX_SHOWN, advice, nearest_key, unknown_keys},
+    values,
 };
 
 /// KEDA's default of `age`, in seconds.
 const DEFAULT_AGE: u64 = 90;
-/// All that is wrong with one metadata map; at least one fault.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; also "))]
-pub struct MetadataError {
-    pub faults: Vec<Fault>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    Missing {
-        key: &'static str,
-        /// A key that was given, is unknown, and looks like this one.
-        nearest: Option<String>,
-    },
-    Invalid {
-        key: &'static str,
-        value: String,
-        expected: &'static str,
-    },
-    /// With `--strict-metadata` only.
-    Unwanted(Advice),
-}
 
 impl Trigger {
     /// Understands a metadata map; faults are reported together. With `strict`, what would be
@@ -193,10 +174,10 @@ impl<'a> Reader<'a> {
 
     fn timeout(&mut self) -> Option<Duration> {
         let value = self.text("timeout")?;
-        let parsed = go_duration(value)
-            .or_else(|| value.parse::<i64>().ok()?.try_into().ok().map(Duration::from_millis));
+        let parsed = values::duration(value);
         if parsed.is_none() {
-            let expected = "a duration such as `500ms` or `2s`, or a whole number of milliseconds, not negative";
+            let expected = "a duration such as `500ms` or `2s`, or a whole number of \
+                            milliseconds, not negative";
             self.invalid("timeout", value, expected);
         }
         // KEDA: 0 stands for the global time limit.
@@ -254,17 +235,13 @@ impl<'a> Reader<'a> {
         count
     }
 
-    /// What Go's `strconv.ParseBool` takes.
     fn boolean(&mut self, key: &'static str) -> Option<bool> {
         let value = self.text(key)?;
-        match value {
-            "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-            "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-            _ => {
-                self.invalid(key, value, "true or false");
-                None
-            }
+        let boolean = values::boolean(value);
+        if boolean.is_none() {
+            self.invalid(key, value, "true or false");
         }
+        boolean
     }
 
     fn invalid(&mut self, key: &'static str, value: &str, expected: &'static str) {
@@ -288,63 +265,6 @@ fn aggregator(name: &str) -> Option<Aggregator> {
         "sum" => Aggregator::Sum,
         _ => return None,
     })
-}
-
-/// What Go's `time.ParseDuration` takes, and KEDA does not refuse as negative:
-/// `1h15m30.918s`, `1.5h`, `300us`, `0`.
-fn go_duration(text: &str) -> Option<Duration> {
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Some(Duration::ZERO);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let (number, tail) = rest.split_at(digits);
-        let number: f64 = number.parse().ok()?;
-        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(end);
-        seconds += number
-            * match unit {
-                "ns" => 1e-9,
-                "us" | "µs" | "μs" => 1e-6,
-                "ms" => 1e-3,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return None,
-            };
-        rest = tail;
-    }
-    // Go counts nanoseconds in 63 bits.
-    (!(negative && seconds > 0.0) && seconds < 9_223_372_036.0)
-        .then(|| Duration::from_secs_f64(seconds))
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing { key, nearest: Some(nearest) } => {
-                write!(f, "`{nearest}` is not known; did you mean `{key}`, which is missing?")
-            }
-            Self::Missing { key: key @ "queryValue", nearest: None } => write!(
-                f,
-                "`{key}` (or `targetValue`) is missing; set it, or `asMetricSource: \"true\"` if \
-                 `scalingModifiers` sets the target"
-            ),
-            Self::Missing { key, nearest: None } => write!(f, "`{key}` is missing; set it"),
-            Self::Invalid { key, value, expected } => {
-                write!(f, "`{key}` is \"{value}\", but must be {expected}")
-            }
-            Self::Unwanted(advice) => advice.fmt(f),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -497,23 +417,15 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_are_go_durations_or_milliseconds() {
-        let timeout = |value| trigger(&[("timeout", value)]).timeout.map(|t| t.as_micros());
-        assert_eq!(timeout("2m30s"), Some(150_000_000));
-        assert_eq!(timeout("1.5h"), Some(5_400_000_000));
-        assert_eq!(timeout(".5s"), Some(500_000));
-        assert_eq!(timeout("250us"), Some(250));
-        assert_eq!(timeout("30"), Some(30_000));
-        for none in ["0", "0s", "-0s", ""] {
-            assert_eq!(timeout(none), None);
-        }
-        for odd in ["invalid", "-5s", "-5", "5 s", "5d", "s", ".", "1.5", "99999999999h", "1s1"] {
-            let message = format!(
-                "`timeout` is \"{odd}\", but must be a duration such as `500ms` or `2s`, or a \
-                 whole number of milliseconds, not negative"
-            );
-            check_fault(&[("timeout", odd)], &message);
-        }
+    fn a_timeout_of_nothing_is_none() {
+        let timeout = |value| trigger(&[("timeout", value)]).timeout;
+        assert_eq!(timeout("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!((timeout("0"), timeout("0s")), (None, None));
+        check_fault(
+            &[("timeout", "-5s")],
+            "`timeout` is \"-5s\", but must be a duration such as `500ms` or `2s`, or a whole \
+             number of milliseconds, not negative",
+        );
     }
 
     #[test]

@@ -1,0 +1,48 @@
+//! What is wrong with a trigger's metadata, and how its author is told.
+
+use std::fmt;
+
+use super::keys::Advice;
+
+/// All that is wrong with one metadata map; at least one fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; also "))]
+pub struct MetadataError {
+    pub faults: Vec<Fault>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Missing {
+        key: &'static str,
+        /// A key that was given, is unknown, and looks like this one.
+        nearest: Option<String>,
+    },
+    Invalid {
+        key: &'static str,
+        value: String,
+        expected: &'static str,
+    },
+    /// With `--strict-metadata` only.
+    Unwanted(Advice),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { key, nearest: Some(nearest) } => {
+                write!(f, "`{nearest}` is not known; did you mean `{key}`, which is missing?")
+            }
+            Self::Missing { key: key @ "queryValue", nearest: None } => write!(
+                f,
+                "`{key}` (or `targetValue`) is missing; set it, or `asMetricSource: \"true\"` if \
+                 `scalingModifiers` sets the target"
+            ),
+            Self::Missing { key, nearest: None } => write!(f, "`{key}` is missing; set it"),
+            Self::Invalid { key, value, expected } => {
+                write!(f, "`{key}` is \"{value}\", but must be {expected}")
+            }
+            Self::Unwanted(advice) => advice.fmt(f),
+        }
+    }
+}
