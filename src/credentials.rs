@@ -154,15 +154,17 @@ impl Keeper {
             match read(&self.directory, self.base_url.as_ref()).await {
                 Ok(account) => {
                     if complaint.take().is_some() {
-                        tracing::info!(host = account.host(), "the credentials can be read");
+                        tracing::info!(host = account.host(), "the credentials can be read again");
                     }
                     if candidate.replace(account.clone()) == Some(account.clone()) {
                         self.adopt(&account, &refresher);
                     }
                 }
-                Err(error) if complaint.as_ref() == Some(&error) => {}
                 Err(error) => {
-                    self.complain(&error);
+                    candidate = None;
+                    if complaint.as_ref() != Some(&error) {
+                        self.complain(&error);
+                    }
                     complaint = Some(error);
                 }
             }

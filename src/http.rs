@@ -11,6 +11,7 @@ pub use reqwest::{
     StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
+use tokio::time::Instant;
 use url::Url;
 
 /// Most of a body that is read, after decompression. Datadog sends about 100 bytes a point.
@@ -29,7 +30,7 @@ pub struct Client {
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// From the first byte sent to the last byte read.
+    /// From resolving the host to the last byte read.
     pub request_timeout: Duration,
     /// Certificates (PEM) that are trusted beside the system's.
     pub ca_file: Option<PathBuf>,
@@ -42,6 +43,8 @@ pub struct Config {
 pub struct Response {
     pub status: StatusCode,
     pub headers: HeaderMap,
+    /// When `headers` had come in; the body takes its time.
+    pub answered_at: Instant,
     /// Decompressed. Cut short, or empty if it broke off, where `status` is not a success.
     pub body: Vec<u8>,
 }
@@ -98,6 +101,7 @@ impl Client {
     pub async fn get(&self, url: Url, headers: HeaderMap) -> Result<Response, HttpError> {
         let mut response =
             self.inner.get(url).headers(headers).send().await.map_err(|e| self.failed(e))?;
+        let answered_at = Instant::now();
         let status = response.status();
         let headers = std::mem::take(response.headers_mut());
         let body = match self.read(response).await {
@@ -105,7 +109,7 @@ impl Client {
             Err(_) if !status.is_success() => Vec::new(),
             Err(error) => return Err(error),
         };
-        Ok(Response { status, headers, body })
+        Ok(Response { status, headers, answered_at, body })
     }
 
     async fn read(&self, mut response: reqwest::Response) -> Result<Vec<u8>, HttpError> {

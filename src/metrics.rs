@@ -78,7 +78,7 @@ impl Metrics {
         registry.register("build", "The running version", version);
         registry.register(
             "rpcs",
-            "RPCs of the ExternalScaler service that ended, by gRPC code",
+            "RPCs that were answered, and streams that ended, by gRPC code",
             self.rpcs.clone(),
         );
         registry.register_with_unit(

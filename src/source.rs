@@ -11,7 +11,8 @@ mod series;
 
 /// Something that can be asked for readings.
 pub trait Source: Send + Sync + 'static {
-    /// One result for each query of the batch, in its order. Ends within the request timeout.
+    /// One result for each query of the batch, in its order. Ends within the request timeout of
+    /// each.
     fn fetch(&self, batch: &Batch)
     -> impl Future<Output = Vec<Result<Answer, SourceError>>> + Send;
 }
@@ -42,7 +43,7 @@ pub enum SourceError {
          may read metrics (`timeseries_query`)"
     )]
     Refused { status: u16, host: String },
-    #[error("Datadog's rate limit is spent at {host} (429){}; read less often (`--refresh`), or ask Datadog for more", .limit.map(RateLimit::describe).unwrap_or_default())]
+    #[error("Datadog's rate limit is spent at {host}{}; read less often (`--refresh`), or ask Datadog for more", .limit.map(RateLimit::describe).unwrap_or_default())]
     Throttled { host: String, limit: Option<RateLimit> },
     /// Comes and goes for sound queries: kedacore/keda#7246.
     #[error(

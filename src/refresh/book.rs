@@ -18,10 +18,12 @@ use crate::{
 /// How long the readings of a demand that fell asleep are kept: KEDA's `pollingInterval` may be
 /// longer than `--idle-after`.
 const MEMORY: Duration = Duration::from_mins(10);
-/// The longest that a rate limit puts off the next attempt.
+/// After this, a query that times out alone is asked less often; nothing can be held by then.
+const LONG: Duration = Duration::from_mins(2);
+/// The longest that the next attempt is put off.
 const MAX_PAUSE: Duration = Duration::from_mins(4);
-/// Most readings that are kept of one demand.
-const MAX_READINGS: usize = 3;
+/// Most readings that are kept of one demand: as many as `--hold` spans at the defaults, and one.
+const MAX_READINGS: usize = 6;
 /// Most replaced accounts that are remembered; one RPC may know the last.
 const MAX_REPLACED: usize = 4;
 
@@ -110,6 +112,7 @@ impl Book {
             let Turn::Asleep(slot) = entry.turn else { return (receiver, false) };
             // A failure is remembered until the next turn, and that has passed asleep.
             entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
+            (entry.failing_since, entry.is_told) = (None, false);
             self.agenda.remove(&slot);
             let turn = Turn::Due(self.enter(now, demand));
             self.set_turn(demand, turn);
@@ -137,10 +140,12 @@ impl Book {
         {
             let demand = first.remove();
             let Some(entry) = self.entries.get_mut(&demand) else { continue };
-            let followed = entry.latest.receiver_count() > 0;
+            if entry.latest.receiver_count() > 0 {
+                entry.asked_at = now;
+            }
             match entry.turn {
                 Turn::Asleep(_) => drop(self.forget(&demand)),
-                _ if followed || now < entry.asked_at + self.config.idle_after => {
+                _ if now < entry.asked_at + self.config.idle_after => {
                     entry.turn = Turn::Fetching;
                     batches.push(Batch { account: demand.account, queries: vec![demand.query] });
                 }
@@ -199,8 +204,9 @@ impl Book {
                 remember(&mut latest.readings, reading);
             }
         });
-        let fails_alone = entry.is_told;
-        let pause = failure.as_ref().map_or(refresh, |f| pause(f, fails_alone, refresh));
+        let fails_long =
+            entry.is_told && entry.failing_since.is_some_and(|since| now >= since + LONG);
+        let pause = failure.as_ref().map_or(refresh, |f| pause(f, fails_long, refresh));
         let due_at = now + pause;
         let turn = Turn::Due(self.enter(due_at, demand));
         self.set_turn(demand, turn);
@@ -213,7 +219,10 @@ impl Book {
         if self.replaced.len() > MAX_REPLACED {
             self.replaced.pop_front();
         }
-        self.health.remove(old);
+        // A success with the new keys ends what was told of the old ones.
+        if let Some(Health { told: Some(told), .. }) = self.health.remove(old) {
+            self.health.entry(new.clone()).or_default().told.get_or_insert(told);
+        }
         let moving: Vec<Demand> =
             self.entries.keys().filter(|demand| demand.account == *old).cloned().collect();
         for demand in moving {
@@ -237,6 +246,7 @@ impl Book {
             }
             // No verdict on the new keys yet: the readings stay, held from when they were due.
             entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
+            (entry.failing_since, entry.is_told) = (None, false);
             entry.turn = Turn::Due(self.enter(now, &heir));
             self.entries.insert(heir, entry);
         }
@@ -309,11 +319,13 @@ fn remember(readings: &mut Vec<Arc<Reading>>, reading: Reading) {
     readings.truncate(MAX_READINGS);
 }
 
-/// A spent rate limit is not asked again before its reset. A query that times out while others
-/// have answers is asked less often, for it keeps a place that they could use.
-fn pause(failure: &SourceError, fails_alone: bool, refresh: Duration) -> Duration {
+/// A spent rate limit is not asked again before its reset. A query that keeps timing out while
+/// others have answers is asked less often, for it takes a place that they could use.
+fn pause(failure: &SourceError, fails_long_and_alone: bool, refresh: Duration) -> Duration {
     match failure {
-        SourceError::TimedOut { .. } if fails_alone => refresh * 4,
+        SourceError::TimedOut { .. } if fails_long_and_alone => {
+            (refresh * 4).min(MAX_PAUSE).max(refresh)
+        }
         SourceError::Throttled { limit: Some(limit), .. } => {
             limit.reset.map_or(refresh, |reset| reset.min(MAX_PAUSE).max(refresh))
         }
@@ -417,6 +429,38 @@ mod tests {
     }
 
     #[test]
+    fn a_query_that_keeps_timing_out_alone_is_asked_less_often() {
+        let (mut book, now) = (book(), Instant::now());
+        let _watched = ["slow", "sound"].map(|text| book.ask(&demand(text), now).0);
+        let mut asked = Vec::new();
+        for seconds in 0..600 {
+            let now = now + Duration::from_secs(seconds);
+            for batch in book.take_due(now, usize::MAX) {
+                let is_slow = &*batch.queries[0].text == "slow";
+                if is_slow {
+                    asked.push(seconds);
+                }
+                let timed_out =
+                    SourceError::TimedOut { host: "dd".into(), after: Duration::from_secs(10) };
+                let outcome = if is_slow { Err(timed_out) } else { Ok(answer()) };
+                book.settle(batch, vec![outcome], now);
+            }
+        }
+        // Each 15 s for two minutes, in which a reading may be held, and each minute from then on.
+        assert_eq!(asked, [0, 15, 30, 45, 60, 75, 90, 105, 120, 180, 240, 300, 360, 420, 480, 540]);
+    }
+
+    #[test]
+    fn a_trouble_that_new_keys_end_is_told_to_end() {
+        let (mut book, now) = (book(), Instant::now());
+        let (old, new) = (demand("a"), other_demand("a"));
+        let _watched = book.ask(&old, now).0;
+        assert_eq!(round(&mut book, now, |_| Err(refused())), ["account fails"]);
+        book.replace(&old.account, &new.account, now);
+        assert_eq!(round(&mut book, now, |_| Ok(answer())), ["account recovers"]);
+    }
+
+    #[test]
     fn a_rejected_query_is_told_where_its_trigger_is_known() {
         let (mut book, now) = (book(), Instant::now());
         let _watched = book.ask(&demand("a"), now).0;
@@ -484,8 +528,9 @@ mod tests {
             (0, &[0, 8, 9]),
             (0, &[0, 8, 9]),
             (1, &[1, 8, 9]),
-            (0, &[0, 1, 8]),
-            (8, &[8]),
+            (0, &[0, 1, 8, 9]),
+            (8, &[8, 9]),
+            (9, &[9]),
         ] {
             remember(&mut readings, reading(points));
             assert_eq!(depths(&readings), expected);

@@ -183,7 +183,9 @@ async fn a_watched_demand_is_never_forgotten() {
     // One each 15.1 s.
     assert_eq!(engine.requests(), 477);
     drop(watched);
-    sleep(Duration::from_mins(20)).await;
+    sleep(Duration::from_mins(5)).await;
+    assert_eq!(engine.known(), 1);
+    sleep(Duration::from_mins(15)).await;
     assert_eq!(engine.known(), 0);
 }
 

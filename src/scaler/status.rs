@@ -88,9 +88,14 @@ impl Failure {
         Status::new(self.code(), self.to_string())
     }
 
-    /// Whether the worker says so, once for all triggers that are affected.
+    /// Whether another room says so, once for all triggers that are affected.
     fn is_told_elsewhere(&self) -> bool {
-        matches!(self, Self::Unanswered(Unanswered::Source(error)) if error.concerns_account())
+        match self {
+            Self::Unanswered(Unanswered::Source(error)) => error.concerns_account(),
+            // Said of the request, when it ends, and of the directory.
+            Self::TimedOut { .. } | Self::Credentials(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -208,7 +213,8 @@ impl Memory {
     fn note_failure(&mut self, key: u64, code: Code, now: Instant) -> bool {
         self.sweep(now);
         let has_room = self.failing.len() < MAX_REMEMBERED || self.failing.contains_key(&key);
-        has_room && self.failing.insert(key, (code, now)).is_none_or(|(said, _)| said != code)
+        let is_news = |(said, at): (Code, Instant)| said != code || now > at + MEMORY;
+        has_room && self.failing.insert(key, (code, now)).is_none_or(is_news)
     }
 
     /// Whether it is to be said.
@@ -293,7 +299,7 @@ mod tests {
         INVALID_ARGUMENT: the sum of its series is not a finite number; scale the query down
         INVALID_ARGUMENT: Datadog rejects the query: no such function
         FAILED_PRECONDITION: Datadog refuses the keys (403) at api.datadoghq.eu; check that they belong to this site and may read metrics (`timeseries_query`)
-        RESOURCE_EXHAUSTED: Datadog's rate limit is spent at api.datadoghq.eu (429): 1600 requests each 3600 s; it resets in 84 s; read less often (`--refresh`), or ask Datadog for more
+        RESOURCE_EXHAUSTED: Datadog's rate limit is spent at api.datadoghq.eu: 1600 requests each 3600 s; it resets in 84 s; read less often (`--refresh`), or ask Datadog for more
         UNAVAILABLE: Datadog cannot process the query at the moment (422); that passes, and `metricUnavailableValue` would bridge it
         UNAVAILABLE: Datadog fails at api.datadoghq.eu (502); nothing is wrong with the query
         UNAVAILABLE: api.datadoghq.eu cannot be reached: Connection refused
@@ -314,6 +320,7 @@ mod tests {
         assert!(!memory.note_failure(1, Code::NotFound, now));
         assert!(memory.note_failure(2, Code::NotFound, now));
         assert!(memory.note_failure(1, Code::InvalidArgument, now));
+        assert!(memory.note_failure(2, Code::NotFound, now + 2 * MEMORY));
         assert!(memory.note_advice(1, now) && !memory.note_advice(1, now));
     }
 

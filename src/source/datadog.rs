@@ -67,7 +67,7 @@ impl Datadog {
         let url = url(account.base_url(), from, to, &query.text);
         let response =
             self.client.get(url, headers).await.map_err(|error| not_fetched(error, account))?;
-        let skew = skew(&response.headers, wall_clock());
+        let skew = skew(&response, wall_clock());
         self.compare_clocks(skew, account);
         let series = if response.body.len() > MAX_INLINE {
             let (account, text) = (account.clone(), query.text.clone());
@@ -125,11 +125,16 @@ pub(crate) fn wall_clock() -> Timestamp {
     Timestamp::now()
 }
 
-/// How far apart our clock and the one behind these headers are.
-fn skew(headers: &HeaderMap, now: Timestamp) -> Option<SignedDuration> {
-    let date = headers.get(http::header::DATE)?.to_str().ok()?;
+/// How far apart our clock and Datadog's are. An error may be somebody else's, with a clock of its
+/// own.
+fn skew(response: &Response, now: Timestamp) -> Option<SignedDuration> {
+    if !response.status.is_success() {
+        return None;
+    }
+    let date = response.headers.get(http::header::DATE)?.to_str().ok()?;
     let theirs = rfc2822::parse(date).ok()?.timestamp();
-    Some(theirs.duration_since(now).abs())
+    let ours = now.checked_sub(response.answered_at.elapsed()).ok()?;
+    Some(theirs.duration_since(ours).abs())
 }
 
 /// `from` and `to` in seconds since the epoch, as KEDA's built-in scaler reckons them
@@ -310,7 +315,8 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
             .collect();
-        Response { status: StatusCode::from_u16(status).unwrap(), headers, body: body.to_vec() }
+        let status = StatusCode::from_u16(status).unwrap();
+        Response { status, headers, answered_at: Instant::now(), body: body.to_vec() }
     }
 
     #[track_caller]
@@ -336,11 +342,10 @@ mod tests {
     fn clocks_are_compared_by_the_date_of_the_reply() {
         let now = "2026-11-22T12:00:00Z".parse().unwrap();
         let skew = |date| {
-            let headers = response(200, &[("date", date)], b"").headers;
-            skew(&headers, now).map(|skew| skew.as_secs())
+            skew(&response(200, &[("date", date)], b""), now).map(|skew| skew.as_secs_f64().round())
         };
-        assert_eq!(skew("Sun, 22 Nov 2026 12:00:05 GMT"), Some(5));
-        assert_eq!(skew("Sun, 22 Nov 2026 11:58:00 GMT"), Some(120));
+        assert_eq!(skew("Sun, 22 Nov 2026 12:00:05 GMT"), Some(5.0));
+        assert_eq!(skew("Sun, 22 Nov 2026 11:58:00 GMT"), Some(120.0));
         assert_eq!(skew("yesterday"), None);
     }
 
@@ -433,7 +438,7 @@ mod tests {
         check(
             200,
             &body("Rate limit reached"),
-            "Datadog's rate limit is spent at api.datadoghq.eu (429); read less often \
+            "Datadog's rate limit is spent at api.datadoghq.eu; read less often \
              (`--refresh`), or ask Datadog for more",
         );
     }
@@ -457,7 +462,7 @@ mod tests {
         let error = interpret(&response(429, &headers, b""), &account(), "q").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "Datadog's rate limit is spent at api.datadoghq.eu (429): 1600 requests each 3600 s; \
+            "Datadog's rate limit is spent at api.datadoghq.eu: 1600 requests each 3600 s; \
              it resets in 85 s; read less often (`--refresh`), or ask Datadog for more"
         );
     }

@@ -8,7 +8,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, SeqAccess, Visitor},
 };
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use super::grammar;
 use crate::demand::{Point, Series};
@@ -37,8 +37,12 @@ pub(super) fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadab
         return Err(not_understood("it is not a JSON object"));
     };
     match read::<String>(reply.get("status").copied()).as_deref() {
-        Some("ok") => {}
-        Some("error") => return Err(Unreadable::Rejected(words(&reply))),
+        Some("ok") => match words(&reply)? {
+            words if words.is_empty() => {}
+            // Whatever came with it is perhaps not all.
+            words => return Err(Unreadable::Rejected(words)),
+        },
+        Some("error") => return Err(Unreadable::Rejected(words(&reply).unwrap_or_default())),
         Some(_) => return Err(not_understood("its `status` is neither \"ok\" nor \"error\"")),
         None => return Err(not_understood("it has no `status`")),
     }
@@ -78,18 +82,23 @@ pub(super) fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadab
             "there are series in it, but none with a point that can be read",
         ));
     }
-    let words = words(&reply);
-    if points == 0 && !words.trim().is_empty() {
-        return Err(Unreadable::Rejected(words));
-    }
     Ok(series.into())
 }
 
-/// What is said to be wrong; empty if nothing is.
-fn words(reply: &BTreeMap<String, &RawValue>) -> String {
-    let field = |name| reply.get(name).copied();
-    let several = || read::<Vec<String>>(field("errors")).map(|errors| errors.join("; "));
-    read::<String>(field("error")).or_else(several).unwrap_or_default()
+/// What the reply says is wrong; empty if nothing is. `error` is a text, `errors` a list of texts.
+fn words(reply: &BTreeMap<String, &RawValue>) -> Result<String, Unreadable> {
+    let mut words = Vec::new();
+    for name in ["error", "errors"] {
+        match read::<Value>(reply.get(name).copied()).unwrap_or_default() {
+            Value::Null => {}
+            Value::String(text) => words.push(text),
+            Value::Array(texts) if texts.iter().all(Value::is_string) => {
+                words.extend(texts.iter().filter_map(Value::as_str).map(str::to_owned));
+            }
+            _ => return Err(not_understood("there is an error in it that is not a text")),
+        }
+    }
+    Ok(words.join("; ").trim_matches([' ', ';']).to_owned())
 }
 
 /// With the number of its points that cannot be read; `None` if it is not a series.
@@ -273,17 +282,25 @@ mod tests {
     }
 
     #[test]
-    fn an_error_beside_an_ok_without_points_is_an_error() {
-        check_unreadable(
-            r#"{"status":"ok","error":"backend timed out","series":[]}"#,
-            &Unreadable::Rejected("backend timed out".into()),
-        );
-        check_unreadable(
-            r#"{"status":"ok","errors":["a","b"],"series":[]}"#,
-            &Unreadable::Rejected("a; b".into()),
-        );
-        let with_points = r#"{"status":"ok","error":"slow","series":[{"pointlist":[[0,1]]}]}"#;
-        check(with_points, &[("", None, &[1.0])]);
+    fn an_error_beside_an_ok_is_an_error() {
+        for (error, words) in [
+            (r#""error":"timed out""#, "timed out"),
+            (r#""errors":["a","b"]"#, "a; b"),
+            (r#""error":"","errors":["a"]"#, "a"),
+        ] {
+            for series in ["", r#"{"pointlist":[[0,1]]}"#] {
+                let body = format!(r#"{{"status":"ok",{error},"series":[{series}]}}"#);
+                check_unreadable(&body, &Unreadable::Rejected(words.into()));
+            }
+        }
+        for error in [r#""error":{"message":"a"}"#, r#""errors":[{"detail":"a"}]"#, r#""error":1"#]
+        {
+            let what = "there is an error in it that is not a text";
+            let body = format!(r#"{{"status":"ok",{error},"series":[]}}"#);
+            check_unreadable(&body, &Unreadable::NotUnderstood(what.into()));
+        }
+        check(r#"{"status":"ok","error":"","errors":[],"series":[]}"#, &[]);
+        check(r#"{"status":"ok","error":null,"series":[]}"#, &[]);
     }
 
     #[test]
@@ -340,19 +357,53 @@ mod tests {
         }
 
         #[test]
-        fn any_json_is_decoded_or_refused(
-            status in prop_oneof![Just(r#""ok""#), Just(r#""error""#), Just("null"), Just("3")],
-            series in "[\\[\\]{}:,\"a-c0-9.e-]{0,40}",
-            points in prop::collection::vec(("[0-9.e-]{1,6}|null|\"x\"", "[0-9.e-]{1,6}|null|\"x\""), 0..8),
+        fn any_sound_reply_is_decoded(
+            lists in prop::collection::vec(
+                prop::collection::vec((any::<i32>(), prop::option::of(any::<i32>())), 0..9),
+                0..4,
+            ),
         ) {
-            let points: Vec<String> = points.iter().map(|(at, value)| format!("[{at},{value}]")).collect();
-            let points = points.join(",");
-            let body = format!(r#"{{"status":{status},"series":[{{"pointlist":[{points}]}},{series}]}}"#);
-            if let Ok(series) = decode(body.as_bytes(), "avg:a{*}") {
-                for point in series.iter().flat_map(|s| &*s.points) {
+            let series: Vec<Value> =
+                lists.iter().map(|points| serde_json::json!({"pointlist": points})).collect();
+            let body = serde_json::json!({"status": "ok", "series": series}).to_string();
+            let decoded = decode(body.as_bytes(), "avg:a{*}").expect("it is sound");
+            prop_assert_eq!(decoded.len(), lists.len());
+            for (series, points) in decoded.iter().zip(&lists) {
+                let values = points.iter().filter(|(_, value)| value.is_some()).count();
+                prop_assert_eq!(series.points.len(), values);
+                prop_assert!(series.points.is_sorted_by_key(|point| point.at_ms));
+            }
+        }
+
+        #[test]
+        fn any_json_in_a_reply_is_decoded_or_refused(
+            points in prop::collection::vec(any_json(), 0..4),
+            field in any_json(),
+        ) {
+            let series = serde_json::json!({
+                "pointlist": points, "scope": field, "interval": field, "query_index": field,
+            });
+            let body = serde_json::json!({"status": "ok", "series": [series, field]}).to_string();
+            if let Ok(series) = decode(body.as_bytes(), "avg:a{*},b{*}") {
+                for point in series.iter().flat_map(|series| &*series.points) {
                     prop_assert!(point.value.is_finite());
                 }
             }
         }
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[a-z0-9]{0,4}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(2, 8, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                inner.prop_map(|value| serde_json::json!({"pointlist": value})),
+            ]
+        })
     }
 }

@@ -50,8 +50,17 @@ impl Running {
         })
     }
 
-    fn exit_code(mut self) -> Option<i32> {
-        self.0.wait().unwrap().code()
+    /// It ends soon.
+    async fn exit_code(mut self) -> Option<i32> {
+        let ended = async {
+            loop {
+                match self.0.try_wait().unwrap() {
+                    Some(status) => return status.code(),
+                    None => sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        soon(ended).await
     }
 }
 
@@ -85,7 +94,7 @@ async fn start_serve(environment: &[(&str, &str)]) -> (Running, Keda, String) {
             }
             false
         };
-        if soon(ready).await {
+        if soon(ready).await && running.0.try_wait().unwrap().is_none() {
             return (running, connect(&grpc).await, admin);
         }
     }
@@ -177,7 +186,7 @@ async fn the_sandbox_answers_as_keda_asks_and_ends_on_sigterm() {
     assert!(soon(stream.message()).await.unwrap().unwrap().result);
     running.signal("TERM");
     assert!(soon(stream.message()).await.unwrap().is_none());
-    assert_eq!(running.exit_code(), Some(0));
+    assert_eq!(running.exit_code().await, Some(0));
 }
 
 #[tokio::test]
@@ -202,7 +211,7 @@ async fn the_simulated_datadog_checks_keys_and_its_limit() {
     assert_eq!(response.headers()["x-ratelimit-remaining"], "0");
     assert_eq!(get(&keys).await.status(), 429);
     running.signal("INT");
-    assert_eq!(running.exit_code(), Some(0));
+    assert_eq!(running.exit_code().await, Some(0));
 }
 
 #[tokio::test]
@@ -226,7 +235,7 @@ async fn no_key_is_in_the_log_of_an_http_2_connection() {
     assert_eq!(keda.value(&object(&[])).await.unwrap(), 8.0);
     running.signal("TERM");
     running.signal("INT");
-    assert!(running.exit_code().is_some());
+    assert!(running.exit_code().await.is_some());
     let log = log.join().unwrap();
     assert!(log.contains(r#""peer":"Client""#), "the log does not reach down to HTTP/2");
     let around = log.lines().find(|line| line.contains(API_KEY) || line.contains(APP_KEY));
@@ -268,7 +277,7 @@ async fn no_key_is_ever_in_a_log_an_error_or_a_metric() {
     told += &metrics.text().await.unwrap();
     running.signal("TERM");
     running.signal("INT");
-    assert!(running.exit_code().is_some());
+    assert!(running.exit_code().await.is_some());
 
     let log = log.join().unwrap();
     assert!(log.contains("metadata keys have no effect"), "{log}");

@@ -276,6 +276,8 @@ pub(crate) fn config(datadog_url: &str) -> serve::Config {
         _ => None,
     });
     let mut config = serve.config(environment).unwrap();
+    // Nothing is to depend on how quick this machine is.
+    config.scaler.patience = Duration::from_secs(20);
     // A proxy of this machine is none of the tests' business.
     config.http.proxy_from_environment = false;
     config

@@ -129,12 +129,12 @@ async fn a_spent_rate_limit_says_when_it_ends() {
     check_error(
         "http_429_json",
         code,
-        "Datadog's rate limit is spent at HOST (429): 1600 requests each 3600 s; it resets in 512 s; \
+        "Datadog's rate limit is spent at HOST: 1600 requests each 3600 s; it resets in 512 s; \
          read less often (`--refresh`), or ask Datadog for more",
     )
     .await;
     for reply in ["http_429_html", "http_429_empty", "http_429_old_text"] {
-        let message = "Datadog's rate limit is spent at HOST (429); read less often \
+        let message = "Datadog's rate limit is spent at HOST; read less often \
                        (`--refresh`), or ask Datadog for more";
         check_error(reply, code, message).await;
     }
