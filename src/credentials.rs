@@ -156,9 +156,10 @@ impl Keeper {
                     if complaint.take().is_some() {
                         tracing::info!(host = account.host(), "the credentials can be read again");
                     }
-                    if candidate.replace(account.clone()) == Some(account.clone()) {
+                    if candidate.as_ref() == Some(&account) {
                         self.adopt(&account, &refresher);
                     }
+                    candidate = Some(account);
                 }
                 Err(error) => {
                     candidate = None;

@@ -14,7 +14,7 @@ pub use reqwest::{
 use tokio::time::Instant;
 use url::Url;
 
-/// Most of a body that is read, after decompression. Datadog sends about 100 bytes a point.
+/// Most of a body that is read, after decompression. Datadog sends some 25 bytes a point.
 const BODY_LIMIT: usize = 8 << 20;
 /// The same, of an answer whose status is no success; the rest is not waited for.
 const ERROR_LIMIT: usize = 64 << 10;

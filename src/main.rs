@@ -1,6 +1,10 @@
 //! Crypto provider, logging, dispatch, signal → token, exit code.
 
-use std::{env, io::IsTerminal as _, process::ExitCode};
+use std::{
+    env,
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -36,9 +40,9 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a person reads it who may not read JSON logs")]
+/// For a person who may not read JSON logs; if nobody does, the exit code has to say it.
 fn report(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
 }
 
 async fn run(command: Command) -> anyhow::Result<()> {

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod book;
+mod health;
 mod worker;
 
 use book::Book;
@@ -45,7 +46,7 @@ pub struct Config {
 /// What is known of a demand. Both empty: nothing yet.
 #[derive(Clone, Debug, Default)]
 pub struct Latest {
-    /// Answers, newest first. An older one is kept only where it has more points than every
+    /// Answers, newest first. An older one is kept only where there is more in it than in every
     /// newer one, for a trigger that finds nothing in those.
     pub readings: Vec<Arc<Reading>>,
     /// Why the newest attempt gave no answer; `None` if it gave one.

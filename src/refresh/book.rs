@@ -9,7 +9,10 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{Config, Latest};
+use super::{
+    Config, Latest,
+    health::{Change, Health, Trouble},
+};
 use crate::{
     demand::{Account, Demand, Reading},
     source::{Answer, Batch, SourceError},
@@ -18,8 +21,6 @@ use crate::{
 /// How long the readings of a demand that fell asleep are kept: KEDA's `pollingInterval` may be
 /// longer than `--idle-after`.
 const MEMORY: Duration = Duration::from_mins(10);
-/// After this, a query that times out alone is asked less often; nothing can be held by then.
-const LONG: Duration = Duration::from_mins(2);
 /// The longest that the next attempt is put off.
 const MAX_PAUSE: Duration = Duration::from_mins(4);
 /// Most readings that are kept of one demand: as many as `--hold` spans at the defaults, and one.
@@ -42,10 +43,7 @@ struct Entry {
     latest: watch::Sender<Arc<Latest>>,
     asked_at: Instant,
     turn: Turn,
-    /// Since when each attempt failed for a reason that may be the account's.
-    failing_since: Option<Instant>,
-    /// Whether it was said that this query fails while others do not.
-    is_told: bool,
+    trouble: Trouble,
 }
 
 /// A place on the agenda; the number tells apart what falls due at one instant.
@@ -58,25 +56,6 @@ enum Turn {
     Fetching,
     /// Nobody is interested; to be forgotten at the slot's instant.
     Asleep(Slot),
-}
-
-/// How an account fares, for whoever reads the log.
-#[derive(Default)]
-struct Health {
-    succeeded_at: Option<Instant>,
-    /// The failure that was last told, until a success.
-    told: Option<SourceError>,
-}
-
-/// What an outcome means for whoever reads the log. What is wrong with a query itself is told
-/// where the trigger is known.
-#[derive(Debug, PartialEq)]
-pub(super) enum Change {
-    AccountFails(Arc<Account>, SourceError),
-    AccountRecovers(Arc<Account>),
-    /// Others of the account have answers meanwhile.
-    QueryFails(Demand, SourceError),
-    QueryRecovers(Demand),
 }
 
 impl Book {
@@ -112,7 +91,7 @@ impl Book {
             let Turn::Asleep(slot) = entry.turn else { return (receiver, false) };
             // A failure is remembered until the next turn, and that has passed asleep.
             entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
-            (entry.failing_since, entry.is_told) = (None, false);
+            entry.trouble = Trouble::default();
             self.agenda.remove(&slot);
             let turn = Turn::Due(self.enter(now, demand));
             self.set_turn(demand, turn);
@@ -120,7 +99,7 @@ impl Book {
         }
         let (latest, receiver) = watch::channel(Arc::default());
         let turn = Turn::Due(self.enter(now, demand));
-        let entry = Entry { latest, asked_at: now, turn, failing_since: None, is_told: false };
+        let entry = Entry { latest, asked_at: now, turn, trouble: Trouble::default() };
         self.entries.insert(demand.clone(), entry);
         (receiver, true)
     }
@@ -194,7 +173,7 @@ impl Book {
         }
         let failure = outcome.as_ref().err().cloned();
         let health = self.health.entry(demand.account.clone()).or_default();
-        changes.extend(note(demand, entry, health, failure.as_ref(), now, refresh));
+        changes.extend(health.note(demand, &mut entry.trouble, failure.as_ref(), now, refresh));
 
         entry.latest.send_modify(|latest| {
             let latest = Arc::make_mut(latest);
@@ -204,10 +183,8 @@ impl Book {
                 remember(&mut latest.readings, reading);
             }
         });
-        let fails_long =
-            entry.is_told && entry.failing_since.is_some_and(|since| now >= since + LONG);
-        let pause = failure.as_ref().map_or(refresh, |f| pause(f, fails_long, refresh));
-        let due_at = now + pause;
+        let lasts_alone = entry.trouble.lasts_alone(now);
+        let due_at = now + failure.as_ref().map_or(refresh, |f| pause(f, lasts_alone, refresh));
         let turn = Turn::Due(self.enter(due_at, demand));
         self.set_turn(demand, turn);
     }
@@ -219,9 +196,8 @@ impl Book {
         if self.replaced.len() > MAX_REPLACED {
             self.replaced.pop_front();
         }
-        // A success with the new keys ends what was told of the old ones.
-        if let Some(Health { told: Some(told), .. }) = self.health.remove(old) {
-            self.health.entry(new.clone()).or_default().told.get_or_insert(told);
+        if let Some(health) = self.health.remove(old) {
+            self.health.entry(new.clone()).or_default().inherit(health);
         }
         let moving: Vec<Demand> =
             self.entries.keys().filter(|demand| demand.account == *old).cloned().collect();
@@ -246,7 +222,7 @@ impl Book {
             }
             // No verdict on the new keys yet: the readings stay, held from when they were due.
             entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
-            (entry.failing_since, entry.is_told) = (None, false);
+            entry.trouble = Trouble::default();
             entry.turn = Turn::Due(self.enter(now, &heir));
             self.entries.insert(heir, entry);
         }
@@ -274,42 +250,6 @@ impl Book {
     }
 }
 
-/// Tells an outage of the account from a query that fails alone, and each once: it is the
-/// account's if nothing of it succeeded for a whole refresh, and the query's if something did
-/// since it began to fail.
-fn note(
-    demand: &Demand,
-    entry: &mut Entry,
-    health: &mut Health,
-    failure: Option<&SourceError>,
-    now: Instant,
-    refresh: Duration,
-) -> Vec<Change> {
-    let account = &demand.account;
-    let Some(failure) = failure.filter(|failure| failure.concerns_account()) else {
-        // Even a rejected query shows that Datadog answers.
-        health.succeeded_at = Some(now);
-        entry.failing_since = None;
-        let recovers = std::mem::take(&mut entry.is_told);
-        let account_recovers = health.told.take().map(|_| Change::AccountRecovers(account.clone()));
-        let query_recovers = recovers.then(|| Change::QueryRecovers(demand.clone()));
-        return account_recovers.into_iter().chain(query_recovers).collect();
-    };
-    let failing_since = *entry.failing_since.get_or_insert(now);
-    let is_alone = health.succeeded_at.is_some_and(|at| at > failing_since);
-    let is_all = health.succeeded_at.is_none_or(|at| at + refresh < now);
-    let is_news = health.told.as_ref().is_none_or(|told| !told.is_like(failure));
-    if is_alone && !entry.is_told {
-        entry.is_told = true;
-        vec![Change::QueryFails(demand.clone(), failure.clone())]
-    } else if is_all && is_news && !entry.is_told {
-        health.told = Some(failure.clone());
-        vec![Change::AccountFails(account.clone(), failure.clone())]
-    } else {
-        Vec::new()
-    }
-}
-
 /// Newest first. An older one is kept for the triggers that find more in it than in every newer
 /// one: points, or points of buckets that are full.
 fn remember(readings: &mut Vec<Arc<Reading>>, reading: Reading) {
@@ -321,11 +261,9 @@ fn remember(readings: &mut Vec<Arc<Reading>>, reading: Reading) {
 
 /// A spent rate limit is not asked again before its reset. A query that keeps timing out while
 /// others have answers is asked less often, for it takes a place that they could use.
-fn pause(failure: &SourceError, fails_long_and_alone: bool, refresh: Duration) -> Duration {
+fn pause(failure: &SourceError, lasts_alone: bool, refresh: Duration) -> Duration {
     match failure {
-        SourceError::TimedOut { .. } if fails_long_and_alone => {
-            (refresh * 4).min(MAX_PAUSE).max(refresh)
-        }
+        SourceError::TimedOut { .. } if lasts_alone => (refresh * 4).min(MAX_PAUSE).max(refresh),
         SourceError::Throttled { limit: Some(limit), .. } => {
             limit.reset.map_or(refresh, |reset| reset.min(MAX_PAUSE).max(refresh))
         }
@@ -491,6 +429,19 @@ mod tests {
         // And back again.
         book.replace(&new.account, &old.account, now);
         assert!(book.ask(&old, now).0.has_changed().is_ok());
+    }
+
+    #[test]
+    fn an_outcome_that_comes_after_two_changes_of_keys_is_of_no_interest() {
+        let (mut book, now) = (book(), Instant::now());
+        let (demand, other) = (demand("a"), other_demand("a"));
+        let (watched, _) = book.ask(&demand, now);
+        let [batch] = &*book.take_due(now, 1) else { panic!("one is due") };
+        book.replace(&demand.account, &other.account, now);
+        book.replace(&other.account, &demand.account, now);
+        book.settle(batch.clone(), vec![Ok(answer())], now);
+        assert!(watched.borrow().readings.is_empty());
+        assert_eq!((book.known(), book.agenda.len()), (1, 1));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, book::Change};
+use super::{Shared, health::Change};
 use crate::{
     source::{Answer, Batch, Source, SourceError},
     words::shorten,

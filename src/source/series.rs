@@ -22,7 +22,7 @@ const MAX_SCOPE: usize = 256;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Unreadable {
-    /// `status` is `error`; Datadog's own words.
+    /// `status` is `error`, or there is an error beside an `ok`; Datadog's own words.
     Rejected(String),
     /// The reply is bigger than what is kept.
     TooLarge(String),

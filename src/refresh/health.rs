@@ -1,0 +1,93 @@
+//! What failures mean for whoever reads the log. An outage of an account is told from a query that
+//! fails alone, and each once. Pure, as the book is.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    demand::{Account, Demand},
+    source::SourceError,
+};
+
+/// How an account fares.
+#[derive(Default)]
+pub(super) struct Health {
+    succeeded_at: Option<Instant>,
+    /// The failure that was last told, until a success.
+    told: Option<SourceError>,
+}
+
+/// How a demand fares, beside its account.
+#[derive(Default)]
+pub(super) struct Trouble {
+    /// Since when each attempt failed for a reason that may be the account's.
+    since: Option<Instant>,
+    /// Whether it was said that this query fails while others do not.
+    is_told: bool,
+}
+
+/// Something to be told. What is wrong with a query itself is told where the trigger is known.
+#[derive(Debug, PartialEq)]
+pub(super) enum Change {
+    AccountFails(Arc<Account>, SourceError),
+    AccountRecovers(Arc<Account>),
+    /// Others of the account have answers meanwhile.
+    QueryFails(Demand, SourceError),
+    QueryRecovers(Demand),
+}
+
+/// After this, a query that fails alone is not about to recover; nothing can be held by then.
+const LONG: Duration = Duration::from_mins(2);
+
+impl Health {
+    /// A failure is the account's if nothing of it succeeded for a whole refresh, and the query's
+    /// if something did since it began to fail.
+    pub(super) fn note(
+        &mut self,
+        demand: &Demand,
+        trouble: &mut Trouble,
+        failure: Option<&SourceError>,
+        now: Instant,
+        refresh: Duration,
+    ) -> Vec<Change> {
+        let Some(failure) = failure.filter(|failure| failure.concerns_account()) else {
+            return self.note_answer(demand, std::mem::take(trouble).is_told, now);
+        };
+        let since = *trouble.since.get_or_insert(now);
+        let is_alone = self.succeeded_at.is_some_and(|at| at > since);
+        let is_all = self.succeeded_at.is_none_or(|at| at + refresh < now);
+        let is_news = self.told.as_ref().is_none_or(|told| !told.is_like(failure));
+        if trouble.is_told {
+            Vec::new()
+        } else if is_alone {
+            trouble.is_told = true;
+            vec![Change::QueryFails(demand.clone(), failure.clone())]
+        } else if is_all && is_news {
+            self.told = Some(failure.clone());
+            vec![Change::AccountFails(demand.account.clone(), failure.clone())]
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Even a rejected query shows that Datadog answers.
+    fn note_answer(&mut self, demand: &Demand, was_told: bool, now: Instant) -> Vec<Change> {
+        self.succeeded_at = Some(now);
+        let account = self.told.take().map(|_| Change::AccountRecovers(demand.account.clone()));
+        let query = was_told.then(|| Change::QueryRecovers(demand.clone()));
+        account.into_iter().chain(query).collect()
+    }
+
+    /// Takes the place of an account with other keys: a success with the new ones ends what was
+    /// told of the old.
+    pub(super) fn inherit(&mut self, predecessor: Health) {
+        self.told = self.told.take().or(predecessor.told);
+    }
+}
+
+impl Trouble {
+    pub(super) fn lasts_alone(&self, now: Instant) -> bool {
+        self.is_told && self.since.is_some_and(|since| now >= since + LONG)
+    }
+}
