@@ -6,8 +6,10 @@ use std::{future::Future, mem::discriminant, sync::Arc, time::Duration};
 use crate::demand::{Account, Query, Series};
 
 pub mod datadog;
-pub mod grammar;
+mod outcome;
 mod series;
+mod list;
+pub mod grammar;
 
 /// Something that can be asked for readings.
 pub trait Source: Send + Sync + 'static {

@@ -2,15 +2,12 @@
 //! missing, and what is odd in one place does not spoil the rest. But what cannot be read is
 //! never taken for "no data".
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, IgnoredAny, SeqAccess, Visitor},
-};
+use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::grammar;
+use super::{grammar, list::List};
 use crate::demand::{Point, Series};
 
 /// Most series of one reading. More are refused, for leaving some out would change the value.
@@ -153,48 +150,6 @@ fn smallest_gap(points: &[Point]) -> Option<Duration> {
 /// `None` if it is missing or of another type.
 fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
     serde_json::from_str(raw?.get()).ok()
-}
-
-/// The first `MOST` items of a list, and how many there are; `null` is an empty list. Bounded while
-/// it is read, for a reply of nothing but commas has millions.
-#[derive(Default)]
-struct List<'a, const MOST: usize> {
-    items: Vec<&'a RawValue>,
-    length: usize,
-}
-
-impl<'de: 'a, 'a, const MOST: usize> Deserialize<'de> for List<'a, MOST> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Items<const MOST: usize>;
-
-        impl<'de, const MOST: usize> Visitor<'de> for Items<MOST> {
-            type Value = List<'de, MOST>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list or null")
-            }
-
-            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
-                Ok(List::default())
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut list = List::default();
-                while list.length < MOST
-                    && let Some(item) = seq.next_element()?
-                {
-                    list.items.push(item);
-                    list.length += 1;
-                }
-                while seq.next_element::<IgnoredAny>()?.is_some() {
-                    list.length += 1;
-                }
-                Ok(list)
-            }
-        }
-
-        deserializer.deserialize_any(Items::<MOST>)
-    }
 }
 
 fn too_many_points() -> Unreadable {

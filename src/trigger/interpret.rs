@@ -33,8 +33,9 @@ pub enum Unanswered {
     )]
     NoData { window: Option<Window> },
     #[error(
-        "the query has {points} points with a value{}, and `lastAvailablePointOffset` leaves none \
+        "the query has {points} {} with a value{}, and `lastAvailablePointOffset` leaves none \
          of them; lower it, widen `age`, or set `metricUnavailableValue`",
+        if *points == 1 { "point" } else { "points" },
         .window.map(describe).unwrap_or_default()
     )]
     NoneLeft { points: usize, window: Option<Window> },
@@ -247,7 +248,7 @@ mod tests {
         check_value(
             &[("lastAvailablePointOffset", "auto")],
             &[&[3.0]],
-            "the query has 1 points with a value in the last 90 seconds, and \
+            "the query has 1 point with a value in the last 90 seconds, and \
              `lastAvailablePointOffset` leaves none of them; lower it, widen `age`, or set \
              `metricUnavailableValue`",
         );

@@ -1,0 +1,102 @@
+//! What the values of flags may be. An error continues a sentence: "must be …".
+
+use std::{net::SocketAddr, time::Duration};
+
+use jiff::SignedDuration;
+use url::Url;
+
+/// No time limit makes sense beyond it, and clocks do not overflow below.
+const LONGEST: Duration = Duration::from_hours(24);
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    text.trim()
+        .parse::<SignedDuration>()
+        .ok()
+        .and_then(|duration| duration.try_into().ok())
+        .filter(|duration| *duration <= LONGEST)
+        .ok_or_else(|| {
+            "must be a duration such as `500ms`, `15s` or `1m30s`, at most `24h`".to_owned()
+        })
+}
+
+pub(super) fn positive(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be more than nothing".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+/// More often than each second would be a flood for Datadog.
+pub(super) fn a_second_or_more(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        duration if duration < Duration::from_secs(1) => Err("must be `1s` or more".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "must be an address such as `127.0.0.1:9090` or `[::]:9090`".to_owned())
+}
+
+pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address = address(text)?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err("must be a loopback address: the sandbox answers everybody who reaches it".to_owned())
+    }
+}
+
+pub(super) fn base_url(text: &str) -> Result<Url, String> {
+    let text = text.trim();
+    let with_scheme =
+        if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
+    let url: Url = with_scheme
+        .parse()
+        .map_err(|_| "must be a URL such as `https://api.datadoghq.eu`".to_owned())?;
+    let plain = url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !plain {
+        return Err(
+            "must be a URL such as `https://api.datadoghq.eu`, without user, query or fragment"
+                .to_owned(),
+        );
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("2.5s"), Ok(Duration::from_millis(2_500)));
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for odd in ["15", "-1s", "soon", "", "25h", "9999999999h"] {
+            assert!(duration(odd).is_err(), "{odd}");
+        }
+        assert!(positive("0s").is_err());
+        assert!(a_second_or_more("999ms").is_err() && a_second_or_more("1s").is_ok());
+    }
+
+    #[test]
+    fn a_base_url_needs_no_scheme_and_carries_no_password() {
+        assert_eq!(base_url("api.datadoghq.eu").unwrap().as_str(), "https://api.datadoghq.eu/");
+        assert_eq!(base_url("http://127.0.0.1:8126").unwrap().as_str(), "http://127.0.0.1:8126/");
+        for odd in ["", "ftp://x.y", "https://a:b@c.d", "https://a.b/?c", "https://"] {
+            assert!(base_url(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn the_sandbox_stays_on_this_machine() {
+        assert!(loopback("127.0.0.1:1").is_ok());
+        assert!(loopback("[::1]:1").is_ok());
+        assert!(loopback("0.0.0.0:1").is_err());
+    }
+}
