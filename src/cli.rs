@@ -9,16 +9,19 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
 use crate::{
+    check::{self, Follow, Output, Tls, Triggers, Whom},
     credentials::{self, Given, Origin},
     http, refresh, sandbox, scaler, serve,
 };
 
 mod values;
 
-use values::{a_second_or_more, address, base_url, duration, loopback, positive};
+use values::{
+    a_second_or_more, address, base_url, duration, entry, host_and_port, loopback, positive,
+};
 
 /// A KEDA external scaler for Datadog: any number of triggers from few requests
 #[derive(Debug, Parser)]
@@ -33,6 +36,9 @@ pub enum Command {
     /// Answer KEDA
     #[command(after_help = SERVE_HELP)]
     Serve(Serve),
+    /// Explain triggers, point by point, or play KEDA against a running scaler
+    #[command(after_help = CHECK_HELP)]
+    Check(Check),
     /// Try it: a simulated Datadog and the real server in front of it, on this machine only
     Sandbox(Sandbox),
 }
@@ -47,6 +53,16 @@ Environment:
                the proxy to reach Datadog through
   RUST_LOG     which logs to write [default: info]";
 
+const CHECK_HELP: &str = "\
+Examples:
+  keda-datadog-scaler check -f scaledobject.yaml
+  kubectl get scaledobject shop -o yaml | keda-datadog-scaler check -f -
+  keda-datadog-scaler check -f scaledobject.yaml --through 127.0.0.1:9090 --watch
+  keda-datadog-scaler check --metadata 'query=avg:system.load.1{*}' --metadata queryValue=5
+
+Keys come from DD_API_KEY, DD_APP_KEY and DD_SITE, or --credentials-dir.
+Exit code: 0 fine, 1 an error or a warning, 2 a command line that is not understood.";
+
 #[derive(Debug, Args)]
 pub struct Serve {
     /// Address for KEDA (gRPC) [default: [::]:9090, or 0.0.0.0:9090 without IPv6]
@@ -57,6 +73,23 @@ pub struct Serve {
     #[arg(long, env = "SCALER_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = address)]
     admin_listen: Option<SocketAddr>,
 
+    #[command(flatten)]
+    datadog: Datadog,
+
+    /// How long everything is served on after SIGTERM, not ready [default: 5s, 0s on a terminal]
+    #[arg(long, env = "SCALER_DRAIN_DELAY", value_name = "DURATION", value_parser = duration)]
+    drain_delay: Option<Duration>,
+
+    #[command(flatten)]
+    engine: Engine,
+
+    #[command(flatten)]
+    log: Log,
+}
+
+/// How to reach Datadog, for `serve` and `check`.
+#[derive(Debug, Args)]
+pub struct Datadog {
     /// Base URL of the Datadog API, in place of `https://api.<site>`; also `DATADOG_HOST`
     #[arg(long, env = "SCALER_DATADOG_URL", value_name = "URL")]
     datadog_url: Option<String>,
@@ -73,21 +106,22 @@ pub struct Serve {
     /// How long one request to Datadog may take
     #[arg(long, env = "SCALER_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = positive)]
     request_timeout: Duration,
-
-    /// How long everything is served on after SIGTERM, not ready [default: 5s, 0s on a terminal]
-    #[arg(long, env = "SCALER_DRAIN_DELAY", value_name = "DURATION", value_parser = duration)]
-    drain_delay: Option<Duration>,
-
-    #[command(flatten)]
-    engine: Engine,
-
-    #[command(flatten)]
-    log: Log,
 }
 
 /// What `serve` and `sandbox` have in common.
 #[derive(Debug, Args)]
 pub struct Engine {
+    #[command(flatten)]
+    answers: Answers,
+
+    /// A query that nobody asked for in this time is no longer read
+    #[arg(long, env = "SCALER_IDLE_AFTER", value_name = "DURATION", default_value = "2m", value_parser = positive)]
+    idle_after: Duration,
+}
+
+/// What decides over an answer; `check` answers likewise.
+#[derive(Debug, Args)]
+pub struct Answers {
     /// How often a query is read while somebody asks for it
     #[arg(long, env = "SCALER_REFRESH", value_name = "DURATION", default_value = "15s", value_parser = a_second_or_more)]
     refresh: Duration,
@@ -100,10 +134,6 @@ pub struct Engine {
     /// How long KEDA may be kept waiting for an answer; per trigger: `timeout`
     #[arg(long, env = "SCALER_PATIENCE", value_name = "DURATION", default_value = "2.5s", value_parser = positive)]
     patience: Duration,
-
-    /// A query that nobody asked for in this time is no longer read
-    #[arg(long, env = "SCALER_IDLE_AFTER", value_name = "DURATION", default_value = "2m", value_parser = positive)]
-    idle_after: Duration,
 
     /// Refuse triggers with metadata keys that are not known
     #[arg(long, env = "SCALER_STRICT_METADATA", value_parser = BoolishValueParser::new())]
@@ -152,6 +182,75 @@ pub struct Sandbox {
     log: Log,
 }
 
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("triggers").required(true).args(["filename", "metadata"])))]
+pub struct Check {
+    /// File with ScaledObjects or ScaledJobs, YAML or JSON; `-` is the standard input; repeatable
+    #[arg(short, long, value_name = "FILE")]
+    filename: Vec<PathBuf>,
+
+    /// A trigger without a file: one entry of its metadata; repeatable
+    #[arg(long, value_name = "KEY=VALUE", value_parser = entry)]
+    metadata: Vec<(String, String)>,
+
+    /// Only the trigger with this index or name
+    #[arg(long, value_name = "INDEX|NAME")]
+    trigger: Option<String>,
+
+    /// Replicas that there are, to tell what the HPA would ask for
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    replicas: u32,
+
+    /// How to print what was found
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: OutputFormat,
+
+    /// Ask nobody: tell what can be told of the file alone
+    #[arg(long, conflicts_with = "through")]
+    offline: bool,
+
+    /// Play KEDA against the scaler that runs at this address, in place of asking Datadog
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
+    through: Option<String>,
+
+    /// Go on: poll as KEDA does, and follow StreamIsActive beside it, until Ctrl-C
+    #[arg(long, requires = "through")]
+    watch: bool,
+
+    /// How often to poll with `--watch` [default: `pollingInterval` of the object]
+    #[arg(long, value_name = "DURATION", requires = "watch", value_parser = positive)]
+    interval: Option<Duration>,
+
+    /// File with a CA certificate (PEM) for `--through`, as `caCert` of a TriggerAuthentication;
+    /// turns TLS on, as `enableTLS` in the metadata does
+    #[arg(long, value_name = "FILE", requires = "through")]
+    ca_cert: Option<PathBuf>,
+
+    /// File with a client certificate (PEM), as `tlsClientCert`
+    #[arg(long, value_name = "FILE", requires_all = ["through", "tls_client_key"])]
+    tls_client_cert: Option<PathBuf>,
+
+    /// File with its key (PEM), as `tlsClientKey`
+    #[arg(long, value_name = "FILE", requires_all = ["through", "tls_client_cert"])]
+    tls_client_key: Option<PathBuf>,
+
+    /// Name on the scaler's certificate, if that is not the host of `--through`
+    #[arg(long, value_name = "NAME", requires = "through")]
+    server_name: Option<String>,
+
+    #[command(flatten)]
+    datadog: Datadog,
+
+    #[command(flatten)]
+    answers: Answers,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    Text,
+    Json,
+}
+
 /// What the environment says that is no flag: Datadog's own names.
 pub struct Environment {
     given: Given,
@@ -181,28 +280,11 @@ impl Environment {
 
 impl Serve {
     pub fn config(&self, environment: Environment) -> Result<serve::Config, UsageError> {
-        let given = match (self.datadog_url.clone(), environment.datadog_host) {
-            (Some(url), _) => Some(("--datadog-url", url)),
-            (None, Some(host)) => Some(("DATADOG_HOST", host)),
-            (None, None) => None,
-        };
-        let base_url = given.map(|(name, text)| {
-            base_url(&text).map_err(|expected| UsageError::DatadogUrl { name, expected })
-        });
-        let base_url = base_url.transpose()?;
-        let origin = match &self.credentials_dir {
-            Some(directory) => Origin::Directory(directory.clone()),
-            None => Origin::Given(environment.given),
-        };
         let on_terminal = std::io::stderr().is_terminal();
         let default_delay = if on_terminal { Duration::ZERO } else { Duration::from_secs(5) };
         Ok(serve::Config {
-            credentials: credentials::Config { origin, base_url },
-            http: http::Config {
-                request_timeout: self.request_timeout,
-                ca_file: self.ca_file.clone(),
-                proxy_from_environment: true,
-            },
+            credentials: self.datadog.credentials(environment)?,
+            http: self.datadog.http(),
             refresh: self.engine.refresh_config(),
             scaler: self.engine.scaler_config(),
             drain_delay: self.drain_delay.unwrap_or(default_delay),
@@ -242,17 +324,79 @@ impl Sandbox {
     }
 }
 
+impl Check {
+    pub fn config(&self, environment: Environment) -> Result<check::Config, UsageError> {
+        let whom = match &self.through {
+            Some(address) => Whom::Scaler {
+                address: address.clone(),
+                tls: Tls {
+                    ca: self.ca_cert.clone(),
+                    client: self.tls_client_cert.clone().zip(self.tls_client_key.clone()),
+                    server_name: self.server_name.clone(),
+                },
+                follow: self.watch.then_some(Follow { interval: self.interval }),
+            },
+            None if self.offline => Whom::Nobody,
+            None => Whom::Datadog {
+                credentials: self.datadog.credentials(environment)?,
+                http: self.datadog.http(),
+            },
+        };
+        let triggers = if self.filename.is_empty() {
+            Triggers::Metadata(self.metadata.iter().cloned().collect())
+        } else {
+            Triggers::Files(self.filename.clone())
+        };
+        let Answers { refresh, hold, patience, strict_metadata } = self.answers;
+        Ok(check::Config {
+            triggers,
+            only: self.trigger.clone(),
+            replicas: self.replicas,
+            output: match self.output {
+                OutputFormat::Text => Output::Text { width: width() },
+                OutputFormat::Json => Output::Json,
+            },
+            server: check::Server { refresh, hold, patience, strict_metadata },
+            whom,
+        })
+    }
+}
+
+impl Datadog {
+    fn credentials(&self, environment: Environment) -> Result<credentials::Config, UsageError> {
+        let given = match (self.datadog_url.clone(), environment.datadog_host) {
+            (Some(url), _) => Some(("--datadog-url", url)),
+            (None, Some(host)) => Some(("DATADOG_HOST", host)),
+            (None, None) => None,
+        };
+        let base_url = given.map(|(name, text)| {
+            base_url(&text).map_err(|expected| UsageError::DatadogUrl { name, expected })
+        });
+        let base_url = base_url.transpose()?;
+        let origin = match &self.credentials_dir {
+            Some(directory) => Origin::Directory(directory.clone()),
+            None => Origin::Given(environment.given),
+        };
+        Ok(credentials::Config { origin, base_url })
+    }
+
+    fn http(&self) -> http::Config {
+        http::Config {
+            request_timeout: self.request_timeout,
+            ca_file: self.ca_file.clone(),
+            proxy_from_environment: true,
+        }
+    }
+}
+
 impl Engine {
     fn refresh_config(&self) -> refresh::Config {
-        refresh::Config { refresh: self.refresh, idle_after: self.idle_after }
+        refresh::Config { refresh: self.answers.refresh, idle_after: self.idle_after }
     }
 
     fn scaler_config(&self) -> scaler::Config {
-        scaler::Config {
-            patience: self.patience,
-            hold: self.hold,
-            strict_metadata: self.strict_metadata,
-        }
+        let Answers { hold, patience, strict_metadata, .. } = self.answers;
+        scaler::Config { patience, hold, strict_metadata }
     }
 }
 
@@ -264,6 +408,12 @@ impl Log {
             LogFormat::Json
         })
     }
+}
+
+/// Of the terminal; in a pipe, what every terminal has.
+fn width() -> usize {
+    terminal_size::terminal_size_of(std::io::stdout())
+        .map_or(80, |(terminal_size::Width(columns), _)| columns.into())
 }
 
 /// 10 minutes ±10 %, drawn once per process: tonic knows no jitter per connection.

@@ -71,6 +71,8 @@ pub struct Series {
     pub scope: Box<str>,
     /// Width of a point's bucket, where it can be told.
     pub step: Option<Duration>,
+    /// Points without a value, which are left out of `points`.
+    pub nulls: usize,
     /// Oldest first; only points that have a value, and that value is finite.
     pub points: Box<[Point]>,
 }

@@ -14,6 +14,7 @@
 
 pub mod cli;
 pub mod sandbox;
+pub mod check;
 pub mod serve;
 pub mod scaler;
 pub mod admin;

@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Parser as _;
 use keda_datadog_scaler::{
+    check::{self, ManifestError},
     cli::{Cli, Command, Environment, LogFormat, Serve, UsageError},
     sandbox,
     serve::{self, Listeners, Shutdown},
@@ -17,6 +18,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
 };
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -32,20 +34,30 @@ fn main() -> ExitCode {
     // Not its drop, which waits for threads that resolve a name, as long as that takes.
     runtime.shutdown_background();
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             report(&error);
-            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
+            ExitCode::from(if is_usage(&error) { 2 } else { 1 })
         }
     }
 }
 
 /// For a person who may not read JSON logs; if nobody does, the exit code has to say it.
 fn report(error: &anyhow::Error) {
+    // `check | head`: whoever read has enough.
+    let of_writing = error.downcast_ref::<std::io::Error>();
+    if of_writing.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+        return;
+    }
     let _ = writeln!(std::io::stderr(), "error: {error:#}");
 }
 
-async fn run(command: Command) -> anyhow::Result<()> {
+fn is_usage(error: &anyhow::Error) -> bool {
+    let of_check = error.downcast_ref::<ManifestError>();
+    error.is::<UsageError>() || of_check.is_some_and(ManifestError::is_usage)
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider was installed before"))?;
@@ -56,24 +68,35 @@ async fn run(command: Command) -> anyhow::Result<()> {
     let aborted = shutdown.abort.clone();
     match command {
         Command::Serve(options) => {
-            log_to_stderr(options.log_format())?;
+            log_to_stderr(options.log_format(), LevelFilter::INFO)?;
             serve(&options, shutdown).await?;
         }
+        Command::Check(options) => {
+            log_to_stderr(LogFormat::Text, LevelFilter::WARN)?;
+            let config = options.config(environment())?;
+            // In colour on a terminal, unless `NO_COLOR` or `CLICOLOR` say otherwise.
+            let fine = check::run(config, &mut anstream::stdout(), shutdown.leave).await?;
+            return Ok(ExitCode::from(u8::from(!fine)));
+        }
         Command::Sandbox(options) => {
-            log_to_stderr(options.log_format())?;
+            log_to_stderr(options.log_format(), LevelFilter::INFO)?;
             let program = env::args().next().unwrap_or_default();
             sandbox::run(options.config(program), &mut std::io::stdout(), shutdown).await?;
         }
     }
     anyhow::ensure!(!aborted.is_cancelled(), "aborted by a second signal");
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(options: &Serve, shutdown: Shutdown) -> anyhow::Result<()> {
-    let config = options.config(Environment::read(|name| env::var_os(name)))?;
+    let config = options.config(environment())?;
     let (grpc, admin) = options.addresses();
     let listeners = Listeners::bind(grpc, admin).await?;
     serve::run(config, listeners, shutdown).await
+}
+
+fn environment() -> Environment {
+    Environment::read(|name| env::var_os(name))
 }
 
 /// The first signal drains, the second aborts.
@@ -87,9 +110,9 @@ async fn follow([mut terminate, mut interrupt]: [Signal; 2], shutdown: Shutdown)
     }
 }
 
-fn log_to_stderr(format: LogFormat) -> anyhow::Result<()> {
+fn log_to_stderr(format: LogFormat, least: LevelFilter) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .with_default_directive(least.into())
         .from_env()
         .context("`RUST_LOG` is not understood")?;
     let in_colour = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();

@@ -22,7 +22,8 @@ use crate::{
 mod status;
 mod streams;
 
-use status::{Failure, Journal, code_name};
+use status::Journal;
+pub use status::{Failure, code_name};
 use streams::{ActiveStream, OpenStream, SpecStream};
 
 /// Cheap to clone.
@@ -231,7 +232,7 @@ impl Shared {
         match understood {
             Ok(trigger) => Ok(OpenStream::new(trigger, method, self.metrics.clone())),
             Err(failure) => {
-                self.metrics.stream_refused(method, code_name(failure.code()));
+                self.metrics.stream_refused(method, failure.code_name());
                 self.journal.failed(object, &failure);
                 Err(failure.status())
             }

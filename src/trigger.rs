@@ -14,6 +14,7 @@ mod interpret;
 pub use fault::{Fault, MetadataError};
 pub use interpret::{Measure, Unanswered};
 pub use keys::{Advice, KEYS};
+pub use values::boolean;
 
 /// One trigger of a ScaledObject or ScaledJob. Whatever it holds has been checked.
 #[derive(Clone, Debug, PartialEq)]

@@ -48,6 +48,25 @@ pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// As KEDA's `scalerAddress`.
+pub(super) fn host_and_port(text: &str) -> Result<String, String> {
+    let address = text.trim().trim_start_matches("dns:///");
+    let (host, port) = address.rsplit_once(':').unwrap_or_default();
+    let is_host = !host.is_empty() && !host.contains(['/', '@', ' ']);
+    if is_host && port.parse::<u16>().is_ok() {
+        Ok(address.to_owned())
+    } else {
+        Err("must be a host and a port, such as `127.0.0.1:9090`".to_owned())
+    }
+}
+
+pub(super) fn entry(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().into(), value.into())),
+        _ => Err("must be a key and a value, such as `queryValue=5`".to_owned()),
+    }
+}
+
 pub(super) fn base_url(text: &str) -> Result<Url, String> {
     let text = text.trim();
     let with_scheme =

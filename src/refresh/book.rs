@@ -461,7 +461,8 @@ mod tests {
         let points = (0..points).map(|n| Point { at_ms: n * 10_000, value: 1.0 });
         let points: Box<[Point]> = points.collect();
         let window_end_ms = points.last().map_or(0, |newest| newest.at_ms);
-        let series = Series { scope: "*".into(), step: Some(Duration::from_secs(10)), points };
+        let series =
+            Series { scope: "*".into(), step: Some(Duration::from_secs(10)), nulls: 0, points };
         let series = vec![series].into();
         Reading { series, window_end_ms, taken_at: Instant::now(), interval: REFRESH }
     }

@@ -41,7 +41,7 @@ impl Source for Scripted {
         self.running.fetch_sub(1, Ordering::SeqCst);
         vec![outcome.map(|value| {
             let points = vec![Point { at_ms: 0, value }].into();
-            let series = vec![Series { scope: "*".into(), step: None, points }].into();
+            let series = vec![Series { scope: "*".into(), step: None, nulls: 0, points }].into();
             Answer { series, window_end_ms: 0 }
         })]
     }

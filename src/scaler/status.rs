@@ -21,7 +21,7 @@ use crate::{
 
 /// Why an RPC has no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub enum Failure {
     #[error("the request names no ScaledObject")]
     NoScaledObject,
     #[error(
@@ -84,6 +84,11 @@ impl Failure {
         }
     }
 
+    /// As metrics and gRPC's documentation spell it.
+    pub fn code_name(&self) -> &'static str {
+        code_name(self.code())
+    }
+
     pub(super) fn status(&self) -> Status {
         Status::new(self.code(), self.to_string())
     }
@@ -100,7 +105,7 @@ impl Failure {
 }
 
 /// As metrics and gRPC's documentation spell it.
-pub(super) fn code_name(code: Code) -> &'static str {
+pub fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",
@@ -172,7 +177,7 @@ impl Journal {
             tracing::warn!(
                 trigger.namespace = shorten(&object.namespace, MAX_NAME),
                 trigger.name = shorten(&object.name, MAX_NAME),
-                code = code_name(failure.code()),
+                code = failure.code_name(),
                 error = %failure,
                 "a trigger cannot be answered"
             );
@@ -284,7 +289,7 @@ mod tests {
             Failure::TimedOut { host: host(), patience: Duration::from_millis(2_500) },
             Failure::Withdrawn,
         ];
-        let lines = failures.iter().map(|f| format!("{}: {f}", code_name(f.code())));
+        let lines = failures.iter().map(|f| format!("{}: {f}", f.code_name()));
         let table = lines.collect::<Vec<_>>().join("\n");
         insta::assert_snapshot!(table, @r#"
         INVALID_ARGUMENT: the request names no ScaledObject

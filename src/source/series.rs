@@ -110,14 +110,14 @@ fn decode_series(
         return Err(too_many_points());
     }
 
-    let mut odd = 0;
+    let (mut nulls, mut odd) = (0, 0);
     let mut points = Vec::with_capacity(list.items.len());
     for raw in list.items {
         // Milliseconds come as an integer or as a float, the value may be null.
         match read::<(f64, Option<f64>)>(Some(raw)) {
             #[expect(clippy::cast_possible_truncation, reason = "a cast saturates")]
             Some((at_ms, Some(value))) => points.push(Point { at_ms: at_ms as i64, value }),
-            Some((_, None)) => {}
+            Some((_, None)) => nulls += 1,
             None => odd += 1,
         }
     }
@@ -133,7 +133,7 @@ fn decode_series(
     });
     let mut scope = read::<String>(field("scope")).unwrap_or_default();
     scope.truncate(scope.floor_char_boundary(MAX_SCOPE));
-    Ok(Some((Series { scope: scope.into(), step, points: points.into() }, odd)))
+    Ok(Some((Series { scope: scope.into(), step, nulls, points: points.into() }, odd)))
 }
 
 /// The width of the buckets as the points show it: a batch and an arithmetic query are padded

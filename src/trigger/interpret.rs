@@ -1,7 +1,7 @@
 //! What a trigger makes of what is known of its demand: a value, an error, or a wait. The one
 //! place that decides what is served while Datadog fails, and for how long.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use tokio::time::Instant;
 
@@ -113,7 +113,8 @@ impl Trigger {
         }
     }
 
-    fn reckon(&self, reading: &Reading) -> Result<f64, Unanswered> {
+    /// The value of this reading by itself: no fallback value, and nothing held.
+    pub fn reckon(&self, reading: &Reading) -> Result<f64, Unanswered> {
         match self.reckoning.reckon(reading)? {
             Some(value) => Ok(value),
             None => Err(match (reading.depth(), self.window()) {
@@ -142,24 +143,30 @@ impl Reckoning {
         let of_series = reading
             .series
             .iter()
-            .filter_map(|series| self.over_time(series, reading.window_end_ms));
+            .filter_map(|series| self.over_time(series, reading.window_end_ms).1);
         match aggregator.fold(of_series) {
             Some(value) if !value.is_finite() => Err(Unanswered::NotFinite { aggregator }),
             value => Ok(value),
         }
     }
 
-    /// `None` if no point is left after the offset.
-    fn over_time(&self, series: &Series, window_end_ms: i64) -> Option<f64> {
+    /// Which points of one series count, and the number made of them; `None` if none is left after
+    /// the offset.
+    pub fn over_time(&self, series: &Series, window_end_ms: i64) -> (Range<usize>, Option<f64>) {
         let kept = match self.offset {
-            PointOffset::Points(offset) => {
-                &series.points[..series.points.len().saturating_sub(offset)]
-            }
-            PointOffset::Auto => series.full_buckets(window_end_ms),
+            PointOffset::Points(offset) => series.points.len().saturating_sub(offset),
+            PointOffset::Auto => series.full_buckets(window_end_ms).len(),
         };
         match self.over_time {
-            TimeAggregator::Last => kept.last().map(|point| point.value),
-            TimeAggregator::Over(aggregator) => aggregator.fold(kept.iter().map(|p| p.value)),
+            TimeAggregator::Last => {
+                let last = kept.saturating_sub(1)..kept;
+                let value = series.points[last.clone()].first().map(|point| point.value);
+                (last, value)
+            }
+            TimeAggregator::Over(aggregator) => {
+                let values = series.points[..kept].iter().map(|point| point.value);
+                (0..kept, aggregator.fold(values))
+            }
         }
     }
 }
@@ -193,7 +200,12 @@ mod tests {
             });
             let mut points: Vec<Point> = points.collect();
             points.reverse();
-            Series { scope: "*".into(), step: Some(Duration::from_secs(10)), points: points.into() }
+            Series {
+                scope: "*".into(),
+                step: Some(Duration::from_secs(10)),
+                nulls: 0,
+                points: points.into(),
+            }
         });
         Arc::new(Reading {
             series: series.collect(),

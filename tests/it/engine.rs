@@ -47,7 +47,7 @@ impl Source for Scripted {
             self.requests.lock().unwrap().push(asked);
             let value = (self.script)(seconds, query)?;
             let points = value.map(|value| Point { at_ms: 0, value }).into_iter().collect();
-            let series = vec![Series { scope: "*".into(), step: None, points }];
+            let series = vec![Series { scope: "*".into(), step: None, nulls: 0, points }];
             Ok(Answer { series: series.into(), window_end_ms: 0 })
         });
         outcomes.collect()
