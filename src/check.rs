@@ -20,6 +20,7 @@ use crate::{
     scaler::Failure,
     source::{Source, datadog::Datadog},
     trigger::{Subject, Trigger},
+    words::shorten,
 };
 
 mod manifest;
@@ -92,11 +93,27 @@ pub enum Whom {
     },
 }
 
+/// Most characters of a name that a finding repeats.
+const MAX_SHOWN: usize = 100;
+
 /// Where readings come from.
-enum Asking {
+enum Asking<S> {
     Nobody,
-    Datadog { source: Datadog, asked: Option<Asked>, seen: HashMap<Demand, Seen> },
+    Datadog { source: S, asked: Option<Asked>, seen: HashMap<Demand, Seen> },
     Scaler { pool: Pool, follow: Option<Follow>, watched: Vec<Watched> },
+}
+
+impl<S> Asking<S> {
+    /// What becomes of the trigger's `authenticationRef`.
+    fn note_on(&self, written: &Written) -> Option<String> {
+        let name = shorten(&written.authentication_ref.as_ref()?.name, MAX_SHOWN);
+        let used = match self {
+            Self::Nobody => return None,
+            Self::Datadog { .. } => "the keys given to `check` are used",
+            Self::Scaler { .. } => "this version of the scaler uses its own keys",
+        };
+        Some(format!("`authenticationRef` \"{name}\" is not resolved here; {used}"))
+    }
 }
 
 /// Tells on `out`, and says whether everything is fine. An error is one of the command line, of
@@ -106,9 +123,12 @@ pub async fn run(
     out: &mut impl Write,
     shutdown: CancellationToken,
 ) -> anyhow::Result<bool> {
-    let mut asking = Asking::new(&config.whom)?;
+    let mut asking = asking(&config.whom)?;
     let fine = tokio::select! {
-        told = tell_all(&config, &mut asking, out) => told?,
+        told = async {
+            let manifests = manifests(&config.triggers).await?;
+            tell_all(&config, &manifests, &mut asking, out).await
+        } => told?,
         () = shutdown.cancelled() => anyhow::bail!("interrupted"),
     };
     match asking {
@@ -119,16 +139,16 @@ pub async fn run(
     }
 }
 
-async fn tell_all(
+async fn tell_all<S: Source>(
     config: &Config,
-    asking: &mut Asking,
+    manifests: &[Manifest],
+    asking: &mut Asking<S>,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
-    let manifests = manifests(&config.triggers).await?;
-    let selected = select(&manifests, config.only.as_deref())?;
+    let selected = select(manifests, config.only.as_deref())?;
     let mut report = Report { fine: true, triggers: Vec::new() };
     for (manifest, index) in selected {
-        let examined = one(config, manifest, index, asking).await?;
+        let examined = one(config, manifest, index, asking).await;
         report.fine &= examined.is_fine();
         if let Output::Text { width } = config.output {
             let gap = if report.triggers.is_empty() { "" } else { "\n\n" };
@@ -152,14 +172,17 @@ async fn tell_all(
 }
 
 /// Every step of one trigger.
-async fn one(
+async fn one<S: Source>(
     config: &Config,
     manifest: &Manifest,
     index: usize,
-    asking: &mut Asking,
-) -> anyhow::Result<Examined> {
+    asking: &mut Asking<S>,
+) -> Examined {
     let (mut examined, trigger) = examine(manifest, index, &config.server);
     let written = &manifest.spec.triggers[index];
+    if let Some(note) = asking.note_on(written) {
+        examined.find(Level::Note, Step::Trigger, note);
+    }
     match asking {
         Asking::Nobody => {}
         Asking::Datadog { source, asked, seen } => {
@@ -195,7 +218,7 @@ async fn one(
         let replicas = replicas::asked_for(manifest, written, value, target, config.replicas);
         examined.replicas = Some(replicas);
     }
-    Ok(examined)
+    examined
 }
 
 /// `None` without keys; that is then told.
@@ -250,19 +273,17 @@ async fn keda(
     Ok(Keda { client: ExternalScalerClient::new(channel), object })
 }
 
-impl Asking {
-    fn new(whom: &Whom) -> anyhow::Result<Self> {
-        Ok(match whom.clone() {
-            Whom::Nobody => Self::Nobody,
-            Whom::Datadog { http, .. } => {
-                let source = Datadog::new(http::Client::new(&http)?, Arc::new(Metrics::new()));
-                Self::Datadog { source, asked: None, seen: HashMap::new() }
-            }
-            Whom::Scaler { address, tls, follow } => {
-                Self::Scaler { pool: Pool::new(address, tls), follow, watched: Vec::new() }
-            }
-        })
-    }
+fn asking(whom: &Whom) -> anyhow::Result<Asking<Datadog>> {
+    Ok(match whom.clone() {
+        Whom::Nobody => Asking::Nobody,
+        Whom::Datadog { http, .. } => {
+            let source = Datadog::new(http::Client::new(&http)?, Arc::new(Metrics::new()));
+            Asking::Datadog { source, asked: None, seen: HashMap::new() }
+        }
+        Whom::Scaler { address, tls, follow } => {
+            Asking::Scaler { pool: Pool::new(address, tls), follow, watched: Vec::new() }
+        }
+    })
 }
 
 async fn manifests(triggers: &Triggers) -> anyhow::Result<Vec<Manifest>> {

@@ -74,7 +74,7 @@ pub struct Serve {
     admin_listen: Option<SocketAddr>,
 
     #[command(flatten)]
-    datadog: Datadog,
+    reach: Reach,
 
     /// How long everything is served on after SIGTERM, not ready [default: 5s, 0s on a terminal]
     #[arg(long, env = "SCALER_DRAIN_DELAY", value_name = "DURATION", value_parser = duration)]
@@ -89,7 +89,7 @@ pub struct Serve {
 
 /// How to reach Datadog, for `serve` and `check`.
 #[derive(Debug, Args)]
-pub struct Datadog {
+pub struct Reach {
     /// Base URL of the Datadog API, in place of `https://api.<site>`; also `DATADOG_HOST`
     #[arg(long, env = "SCALER_DATADOG_URL", value_name = "URL")]
     datadog_url: Option<String>,
@@ -239,7 +239,7 @@ pub struct Check {
     server_name: Option<String>,
 
     #[command(flatten)]
-    datadog: Datadog,
+    reach: Reach,
 
     #[command(flatten)]
     answers: Answers,
@@ -283,8 +283,8 @@ impl Serve {
         let on_terminal = std::io::stderr().is_terminal();
         let default_delay = if on_terminal { Duration::ZERO } else { Duration::from_secs(5) };
         Ok(serve::Config {
-            credentials: self.datadog.credentials(environment)?,
-            http: self.datadog.http(),
+            credentials: self.reach.credentials(environment)?,
+            http: self.reach.http(),
             refresh: self.engine.refresh_config(),
             scaler: self.engine.scaler_config(),
             drain_delay: self.drain_delay.unwrap_or(default_delay),
@@ -338,8 +338,8 @@ impl Check {
             },
             None if self.offline => Whom::Nobody,
             None => Whom::Datadog {
-                credentials: self.datadog.credentials(environment)?,
-                http: self.datadog.http(),
+                credentials: self.reach.credentials(environment)?,
+                http: self.reach.http(),
             },
         };
         let triggers = if self.filename.is_empty() {
@@ -362,7 +362,7 @@ impl Check {
     }
 }
 
-impl Datadog {
+impl Reach {
     fn credentials(&self, environment: Environment) -> Result<credentials::Config, UsageError> {
         let given = match (self.datadog_url.clone(), environment.datadog_host) {
             (Some(url), _) => Some(("--datadog-url", url)),

@@ -7,10 +7,11 @@ use serde_json::Value;
 
 use super::{
     manifest::{Kind, Manifest, Written},
-    report::{Examined, Hold, Level, Step},
+    report::{Examined, Hold, Level, Outcome, Step},
     settings::settings,
 };
 use crate::{
+    scaler::Failure,
     trigger::{Subject, Trigger},
     words::shorten,
 };
@@ -65,9 +66,12 @@ pub(super) fn examine(
             trigger
         }
         Err(error) => {
-            for fault in error.faults {
+            for fault in &error.faults {
                 examined.find(Level::Error, Step::Metadata, fault.to_string());
             }
+            let failure = Failure::Metadata(error);
+            examined.outcome =
+                Some(Outcome::Failed { code: failure.code_name(), message: failure.to_string() });
             return (examined, None);
         }
     };
@@ -138,13 +142,6 @@ fn question_trigger(manifest: &Manifest, written: &Written, examined: &mut Exami
         find(
             Level::Error,
             format!("the `name` \"{name}\" is that of several triggers; KEDA wants it unique"),
-        );
-    }
-    if let Some(reference) = &written.authentication_ref {
-        let name = shorten(&reference.name, MAX_SHOWN);
-        find(
-            Level::Note,
-            format!("`authenticationRef` \"{name}\" is not resolved here; other keys are used"),
         );
     }
 }
@@ -254,6 +251,7 @@ fn hold(manifest: &Manifest, trigger: &Trigger, server: &Server, examined: &mut 
         }
     }
     Hold {
+        refresh_seconds: refresh.as_secs(),
         hold_seconds: hold.as_secs(),
         active_seconds: (refresh + hold).as_secs(),
         inactive_seconds: (refresh + hold.min(refresh)).as_secs(),

@@ -154,7 +154,7 @@ fn read_text(path: &Path) -> io::Result<String> {
 }
 
 /// `kinds` takes what is no object of KEDA's.
-fn parse(
+pub(super) fn parse(
     file: &str,
     text: &str,
     manifests: &mut Vec<Manifest>,
@@ -273,14 +273,8 @@ mod tests {
         let object = "kind: ScaledObject\nmetadata: {name: a}\nspec: {triggers: [{type: cpu}]}\n";
         check(object, "ScaledObject a 1");
         check(&format!("---\n{object}---\n---\nkind: Secret\n"), "ScaledObject a 1, Secret");
-        check(
-            r#"{"kind": "List", "items": [{"kind": "ScaledJob", "metadata": {"name": "b"}}, 7]}"#,
-            "no kind",
-        );
-        check(
-            r#"{"kind": "List", "items": [{"kind": "ScaledJob", "metadata": {"name": "b"}, "spec": {}}]}"#,
-            "ScaledJob b 0",
-        );
+        let job = r#"{"kind": "ScaledJob", "metadata": {"name": "b"}, "spec": {}}"#;
+        check(&format!(r#"{{"kind": "List", "items": [{job}, 7]}}"#), "ScaledJob b 0, no kind");
         check("", "");
     }
 

@@ -174,9 +174,12 @@ pub(super) struct Count {
     pub(super) within_tolerance: bool,
 }
 
-/// Seconds.
+/// How long a reading lasts while Datadog fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_field_names, reason = "JSON has no other place for the unit")]
 pub(super) struct Hold {
+    /// As the server reads, or would.
+    pub(super) refresh_seconds: u64,
     /// Past the due refresh.
     pub(super) hold_seconds: u64,
     /// After the last good reading, an active value is served no longer than this.

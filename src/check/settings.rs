@@ -51,7 +51,7 @@ pub(super) fn settings(
     set("metricUnavailableValue", trigger.fill.map_or_else(none, |fill| fill.to_string()));
     set("holdLastValue", seconds(trigger.hold.unwrap_or(server.hold)));
     let timeout = trigger.timeout.map_or(server.patience, |t| t.min(server.patience));
-    set("timeout", format!("{timeout:?}"));
+    set("timeout", seconds(timeout));
     settings
 }
 

@@ -1,1 +1,749 @@
+//! What people read: a good trigger of each kind, and many wrong ones.
 
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use anstream::adapter::strip_str;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    demand::{Account, Keys, Point, Series},
+    source::{Answer, Batch, SourceError},
+};
+
+/// 2026-11-22 12:00:00 UTC
+const NOW_MS: i64 = 1_795_348_800_000;
+
+type Script = fn() -> Result<Vec<Series>, SourceError>;
+
+/// Answers as if it were always noon, and counts the requests.
+struct Scripted {
+    script: Script,
+    requests: AtomicUsize,
+}
+
+impl Source for Scripted {
+    async fn fetch(&self, batch: &Batch) -> Vec<Result<Answer, SourceError>> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let answer = |series: Vec<Series>| Answer { series: series.into(), window_end_ms: NOW_MS };
+        batch.queries.iter().map(|_| (self.script)().map(answer)).collect()
+    }
+}
+
+/// A point every 10 s, the newest of which is `late` buckets old.
+fn series(scope: &str, late: i64, values: &[f64]) -> Series {
+    let oldest = i64::try_from(values.len()).unwrap() + late;
+    let points = (0..)
+        .zip(values)
+        .map(|(n, value)| Point { at_ms: NOW_MS - (oldest - n) * 10_000, value: *value });
+    Series {
+        scope: scope.into(),
+        step: Some(Duration::from_secs(10)),
+        nulls: usize::try_from(late).unwrap(),
+        points: points.collect(),
+    }
+}
+
+fn one_series() -> Vec<Series> {
+    vec![series("*", 0, &[1.0, 2.0, 4.0, 7.0, 8.0, 8.0, 6.0, 12.0, 11.5])]
+}
+
+fn two_series() -> Vec<Series> {
+    vec![
+        series("queue:mails", 0, &[3.0, 3.0, 4.0, 2.5, 2.0, 0.0]),
+        series("queue:orders", 1, &[20.0, 21.0, 23.0, 26.0, 30.0]),
+    ]
+}
+
+fn config(whom: Whom) -> Config {
+    Config {
+        triggers: Triggers::Files(Vec::new()),
+        only: None,
+        replicas: 2,
+        output: Output::Text { width: 80 },
+        server: Server {
+            refresh: Duration::from_secs(15),
+            hold: Duration::from_mins(1),
+            patience: Duration::from_millis(2_500),
+            strict_metadata: false,
+        },
+        whom,
+    }
+}
+
+struct Told {
+    /// Without colour.
+    text: String,
+    fine: bool,
+    requests: usize,
+}
+
+/// What is told of a file.
+async fn told(config: &Config, yaml: &str, script: Script) -> Told {
+    let (mut manifests, mut kinds) = (Vec::new(), Vec::new());
+    manifest::parse("shop.yaml", yaml, &mut manifests, &mut kinds).unwrap();
+    let keys = Keys::Pair { api: "the-api-key".into(), app: "the-app-key".into() };
+    let account = Arc::new(Account::new("https://api.datadoghq.eu".parse().unwrap(), keys));
+    let asked = Some(Asked { account, keys: "the environment".to_owned() });
+    let source = Scripted { script, requests: AtomicUsize::new(0) };
+    let mut asking = Asking::Datadog { source, asked, seen: HashMap::new() };
+    let mut out = Vec::new();
+    let fine = tell_all(config, &manifests, &mut asking, &mut out).await.unwrap();
+    let out = String::from_utf8(out).unwrap();
+    assert!(!out.contains("the-a"), "a key is told");
+    let Asking::Datadog { source, .. } = asking else { panic!("Datadog is asked") };
+    let requests = source.requests.into_inner();
+    Told { text: strip_str(&out).to_string(), fine, requests }
+}
+
+async fn good(yaml: &str, script: Script) -> String {
+    let Told { text, fine, .. } = told(&config(Whom::Nobody), yaml, script).await;
+    assert!(fine, "{text}");
+    let widest = text.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(80), "{text}");
+    // Editors take white space at the end of a line away.
+    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_trigger_of_a_scaled_object() {
+    let yaml = r#"
+kind: ScaledObject
+metadata: {name: checkout, namespace: shop}
+spec:
+  triggers:
+    - type: external
+      metadata:
+        scalerAddress: keda-datadog-scaler.keda:9090
+        query: "sum:trace.http.request.hits{service:checkout}.as_rate()"
+        queryValue: "5"
+"#;
+    insta::assert_snapshot!(good(yaml, || Ok(one_series())).await, @r"
+    ScaledObject shop/checkout, trigger 0, external
+    shop.yaml
+
+    Metadata
+      query                     sum:trace.http.request.hits{service:checkout}.as_rat
+                                e()
+      age                       90 s (default)
+      timeWindowOffset          0 s (default)
+      lastAvailablePointOffset  0 (default)
+      timeAggregator            last (default)
+      queryAggregator           none (default)
+      queryValue                5
+      activationQueryValue      0 (default)
+      metricUnavailableValue    none (default)
+      holdLastValue             60 s (default)
+      timeout                   2.5 s (default)
+
+    Datadog
+      api.datadoghq.eu, with the keys of the environment
+      2026-11-22 11:58:30 to 12:00:00 UTC (90 s), answered after 0.0 ms
+
+    Series
+      scope  points  nulls  interval  value
+      *           9      0      10 s  11.5
+
+      12 │                                                        •       ◆
+         │
+         │                                •       •
+         │                        •                       •
+       5 │┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄
+         │                •
+         │•       •
+       0 │
+         └─────────────────────────────────────────────────────────────────────────
+          11:58:30                                                         12:00:00
+          ◆ counts   • does not   ┄ target 5
+
+    Value
+      11.5, active (the newest point)
+
+    Replicas
+      AverageValue              3 (this trigger): 11.5 / 5, rounded up
+      Value                     5: 2 × 11.5 / 5, rounded up
+      asked for                 3, from 2, and between 1 and 100
+
+    While Datadog fails (read each 15 s, held 60 s longer)
+      an active value           for 75 s after it was read
+      an inactive one           for 30 s
+      then                      an error: KEDA leaves the replicas alone
+      cooldownPeriod            300 s
+      stabilization             300 s (`scaleDown` of the HPA)
+    ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_trigger_that_pushes_and_aggregates() {
+    let yaml = r#"
+kind: ScaledObject
+metadata: {name: mailer, namespace: shop}
+spec:
+  minReplicaCount: 1
+  maxReplicaCount: 3
+  cooldownPeriod: 120
+  advanced:
+    horizontalPodAutoscalerConfig: {behavior: {scaleDown: {stabilizationWindowSeconds: 60}}}
+  triggers:
+    - type: external-push
+      name: backlog
+      metricType: Value
+      metadata:
+        scalerAddress: keda-datadog-scaler.keda:9090
+        query: "max:queue.length{*} by {queue}"
+        targetValue: "7.5"
+        activationTargetValue: "100"
+        queryAggregator: sum
+        timeAggregator: average
+        lastAvailablePointOffset: "1"
+        age: "120"
+        timeout: "5s"
+"#;
+    insta::assert_snapshot!(good(yaml, || Ok(two_series())).await, @r"
+    ScaledObject shop/mailer, trigger 0 (backlog), external-push
+    shop.yaml
+
+    Metadata
+      query                     max:queue.length{*} by {queue}
+      age                       120 s
+      timeWindowOffset          0 s (default)
+      lastAvailablePointOffset  1
+      timeAggregator            average
+      queryAggregator           sum
+      targetValue               7.5
+      activationTargetValue     100
+      metricUnavailableValue    none (default)
+      holdLastValue             60 s (default)
+      timeout                   2.5 s
+      note: `timeout` is 5s, and has no effect: KEDA has its answer within 2.5s
+        (`--patience`)
+
+    Datadog
+      api.datadoghq.eu, with the keys of the environment
+      2026-11-22 11:58:00 to 12:00:00 UTC (120 s), answered after 0.0 ms
+
+    Series
+      scope         points  nulls  interval  value
+      queue:mails        6      0      10 s  2.9
+      queue:orders       5      1      10 s  22.5
+
+       30 │                                                           •
+          │                                                     ◆
+          │                                    ◆    ◆     ◆
+          │
+          │
+      7.5 │┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄
+          │                                    ◆    ◆     ◆     ◆
+        0 │                                                           ◆     •
+          └────────────────────────────────────────────────────────────────────────
+           11:58:00                                                        12:00:00
+           ◆ counts   • does not   ┄ target 7.5
+
+    Value
+      25.4, not active (the average of the points, without the newest point; of 2
+      series, the sum)
+
+    Replicas
+      AverageValue              4: 25.4 / 7.5, rounded up
+      Value                     7 (this trigger): 2 × 25.4 / 7.5, rounded up
+      asked for                 3, from 2, and between 1 and 3
+      not active                but `minReplicaCount` keeps replicas
+
+    While Datadog fails (read each 15 s, held 60 s longer)
+      an active value           for 75 s after it was read
+      an inactive one           for 30 s
+      then                      an error: KEDA leaves the replicas alone
+      cooldownPeriod            120 s
+      stabilization             60 s (`scaleDown` of the HPA)
+    ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_trigger_of_the_built_in_scaler() {
+    let yaml = r#"
+kind: ScaledObject
+metadata: {name: night, namespace: shop}
+spec:
+  triggers:
+    - type: cpu
+      metadata: {value: "60"}
+    - type: datadog
+      metadata:
+        query: "avg:shop.night.orders{*}"
+        queryValue: "5"
+        metricUnavailableValue: "1.5"
+      authenticationRef: {name: datadog}
+"#;
+    insta::assert_snapshot!(good(yaml, || Ok(Vec::new())).await, @r#"
+    ScaledObject shop/night, trigger 1, datadog
+    shop.yaml
+      note: to move it here, set `type: external`, and add `scalerAddress` to its
+        metadata
+      note: `authenticationRef` "datadog" is not resolved here; the keys given to
+        `check` are used
+
+    Metadata
+      query                     avg:shop.night.orders{*}
+      age                       90 s (default)
+      timeWindowOffset          0 s (default)
+      lastAvailablePointOffset  0 (default)
+      timeAggregator            last (default)
+      queryAggregator           none (default)
+      queryValue                5
+      activationQueryValue      0 (default)
+      metricUnavailableValue    1.5
+      holdLastValue             60 s (default)
+      timeout                   2.5 s (default)
+
+    Datadog
+      api.datadoghq.eu, with the keys of the environment
+      2026-11-22 11:58:30 to 12:00:00 UTC (90 s), answered after 0.0 ms
+
+    Series
+      none
+
+    Value
+      1.5, active (`metricUnavailableValue`, since the query has no data in the last
+      90 seconds)
+
+    Replicas
+      AverageValue              1 (this trigger): 1.5 / 5, rounded up
+      Value                     1: 2 × 1.5 / 5, rounded up
+      asked for                 1, from 2, and between 1 and 100
+
+    While Datadog fails (read each 15 s, held 60 s longer)
+      an active value           for 75 s after it was read
+      an inactive one           for 30 s
+      then                      an error: KEDA leaves the replicas alone
+      cooldownPeriod            300 s
+      stabilization             300 s (`scaleDown` of the HPA)
+    "#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_trigger_of_a_scaled_job() {
+    let yaml = r#"
+kind: ScaledJob
+metadata: {name: reports}
+spec:
+  maxReplicaCount: 2
+  triggers:
+    - type: external
+      metadata:
+        scalerAddress: keda-datadog-scaler.keda:9090
+        query: "sum:reports.waiting{*}"
+        queryValue: "5"
+        holdLastValue: "0"
+"#;
+    insta::assert_snapshot!(good(yaml, || Ok(one_series())).await, @r"
+    ScaledJob reports, trigger 0, external
+    shop.yaml
+
+    Metadata
+      query                     sum:reports.waiting{*}
+      age                       90 s (default)
+      timeWindowOffset          0 s (default)
+      lastAvailablePointOffset  0 (default)
+      timeAggregator            last (default)
+      queryAggregator           none (default)
+      queryValue                5
+      activationQueryValue      0 (default)
+      metricUnavailableValue    none (default)
+      holdLastValue             0 s
+      timeout                   2.5 s (default)
+
+    Datadog
+      api.datadoghq.eu, with the keys of the environment
+      2026-11-22 11:58:30 to 12:00:00 UTC (90 s), answered after 0.0 ms
+
+    Series
+      scope  points  nulls  interval  value
+      *           9      0      10 s  11.5
+
+      12 │                                                        •       ◆
+         │
+         │                                •       •
+         │                        •                       •
+       5 │┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄
+         │                •
+         │•       •
+       0 │
+         └─────────────────────────────────────────────────────────────────────────
+          11:58:30                                                         12:00:00
+          ◆ counts   • does not   ┄ target 5
+
+    Value
+      11.5, active (the newest point)
+
+    Jobs
+      wanted                    2: 11.5 / 5, rounded up, at most 2
+      started                   as many, less those that run
+
+    While Datadog fails (read each 15 s, held 0 s longer)
+      an active value           for 15 s after it was read
+      an inactive one           for 15 s
+      then                      an error: KEDA leaves the replicas alone
+    ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_as_json() {
+    let yaml = r#"
+kind: ScaledObject
+metadata: {name: checkout, namespace: shop}
+spec:
+  triggers:
+    - type: external
+      metadata: {scalerAddress: "a:1", query: "avg:a{*}", queryValue: "5", agee: "60"}
+"#;
+    let script: Script = || Ok(vec![series("*", 1, &[7.0, 8.0])]);
+    let json = Config { output: Output::Json, ..config(Whom::Nobody) };
+    let Told { text, fine, .. } = told(&json, yaml, script).await;
+    assert!(!fine);
+    insta::assert_snapshot!(text, @r#"
+    {
+      "fine": false,
+      "triggers": [
+        {
+          "file": "shop.yaml",
+          "kind": "ScaledObject",
+          "namespace": "shop",
+          "object": "checkout",
+          "index": 0,
+          "name": null,
+          "type": "external",
+          "findings": [
+            {
+              "level": "warning",
+              "step": "metadata",
+              "message": "`agee` is not known; did you mean `age`?"
+            }
+          ],
+          "settings": [
+            {
+              "key": "query",
+              "value": "avg:a{*}",
+              "given": true
+            },
+            {
+              "key": "age",
+              "value": "90 s",
+              "given": false
+            },
+            {
+              "key": "timeWindowOffset",
+              "value": "0 s",
+              "given": false
+            },
+            {
+              "key": "lastAvailablePointOffset",
+              "value": "0",
+              "given": false
+            },
+            {
+              "key": "timeAggregator",
+              "value": "last",
+              "given": false
+            },
+            {
+              "key": "queryAggregator",
+              "value": "none",
+              "given": false
+            },
+            {
+              "key": "queryValue",
+              "value": "5",
+              "given": true
+            },
+            {
+              "key": "activationQueryValue",
+              "value": "0",
+              "given": false
+            },
+            {
+              "key": "metricUnavailableValue",
+              "value": "none",
+              "given": false
+            },
+            {
+              "key": "holdLastValue",
+              "value": "60 s",
+              "given": false
+            },
+            {
+              "key": "timeout",
+              "value": "2.5 s",
+              "given": false
+            }
+          ],
+          "request": {
+            "host": "api.datadoghq.eu",
+            "keys": "the environment",
+            "window": {
+              "from_ms": 1795348710000,
+              "to_ms": 1795348800000
+            },
+            "took_ms": 0.0
+          },
+          "series": [
+            {
+              "scope": "*",
+              "points": [
+                {
+                  "at_ms": 1795348770000,
+                  "value": 7.0,
+                  "counts": false
+                },
+                {
+                  "at_ms": 1795348780000,
+                  "value": 8.0,
+                  "counts": true
+                }
+              ],
+              "nulls": 1,
+              "interval_seconds": 10,
+              "value": 8.0
+            }
+          ],
+          "reckoning": "the newest point",
+          "outcome": {
+            "value": 8.0,
+            "active": true,
+            "target": 5.0
+          },
+          "replicas": {
+            "at": 2,
+            "average_value": {
+              "replicas": 2,
+              "within_tolerance": false
+            },
+            "value": {
+              "replicas": 4,
+              "within_tolerance": false
+            },
+            "metric_type": "AverageValue",
+            "asked": 2,
+            "least": 1,
+            "most": 100,
+            "idle": 0
+          },
+          "hold": {
+            "refresh_seconds": 15,
+            "hold_seconds": 60,
+            "active_seconds": 75,
+            "inactive_seconds": 30,
+            "cooldown_seconds": 300,
+            "stabilization_seconds": 300
+          }
+        }
+      ]
+    }
+    "#);
+}
+
+/// A sound ScaledObject with this metadata added or, where the value is "-", taken away.
+fn with(changes: Value) -> Value {
+    let mut metadata =
+        json!({"scalerAddress": "a:1", "query": "avg:shop.orders{*}", "queryValue": "5"});
+    for (key, value) in changes.as_object().unwrap() {
+        metadata[key] = value.clone();
+    }
+    metadata.as_object_mut().unwrap().retain(|_, value| value != "-");
+    json!({
+        "kind": "ScaledObject",
+        "metadata": {"name": "checkout"},
+        "spec": {"triggers": [{"type": "external", "metadata": metadata}]},
+    })
+}
+
+/// The same with other parts changed, by JSON pointers into `spec`.
+fn but(changes: &[(&str, Value)]) -> Value {
+    let mut object = with(json!({}));
+    for (pointer, value) in changes {
+        match pointer.split_once('/') {
+            Some(("trigger", key)) => object["spec"]["triggers"][0][key] = value.clone(),
+            _ if *pointer == "kind" => object["kind"] = value.clone(),
+            _ => object["spec"][*pointer] = value.clone(),
+        }
+    }
+    object
+}
+
+/// What is said of each, without the notes.
+async fn said_of(wrong: Vec<Value>, script: Script) -> String {
+    let json = Config { output: Output::Json, ..config(Whom::Nobody) };
+    let mut said = String::new();
+    for object in wrong {
+        let Told { text, fine, .. } = told(&json, &object.to_string(), script).await;
+        assert!(!fine, "{object} is fine");
+        let report: Value = serde_json::from_str(&text).unwrap();
+        let findings = report["triggers"][0]["findings"].as_array().unwrap();
+        for finding in findings.iter().filter(|finding| finding["level"] != "note") {
+            let [level, step, message] =
+                ["level", "step", "message"].map(|key| finding[key].as_str().unwrap());
+            said += &format!("{level} ({step}): {message}\n");
+        }
+    }
+    said
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_metadata_is_told_with_its_remedy() {
+    let wrong = [
+        json!({"query": "-"}),
+        json!({"query": "-", "qeury": "avg:shop.orders{*}"}),
+        json!({"query": "avg:shop.orders"}),
+        json!({"queryValue": "-"}),
+        json!({"queryValue": "many"}),
+        json!({"queryValue": "0.0001"}),
+        json!({"queryValue": 7}),
+        json!({"query": {"avg:shop.orders": null}}),
+        json!({"asMetricSource": true}),
+        json!({"queryValue": "-", "asMetricSource": "true"}),
+        json!({"activationQueryValue": "high"}),
+        json!({"age": "90s"}),
+        json!({"timeWindowOffset": "-30"}),
+        json!({"lastAvailablePointOffset": "newest"}),
+        json!({"timeAggregator": "p99"}),
+        json!({"queryAggregator": "median"}),
+        json!({"metricUnavailableValue": "none"}),
+        json!({"holdLastValue": "1m"}),
+        json!({"holdLastValue": "600"}),
+        json!({"timeout": "-2s"}),
+        json!({"useClusterAgentProxy": "yes"}),
+        json!({"useClusterAgentProxy": "true", "datadogMetricName": "orders"}),
+        json!({"authMode": "basic"}),
+        json!({"type": "sum"}),
+        json!({"type": "global"}),
+        json!({"colour": "red"}),
+        json!({"apiKey": "the-secret"}),
+        json!({"scalerAddress": "-"}),
+    ];
+    let wrong = wrong.into_iter().map(with).collect();
+    insta::assert_snapshot!(said_of(wrong, || Ok(one_series())).await, @r#"
+    error (metadata): `query` is missing; set it
+    error (metadata): `qeury` is not known; did you mean `query`, which is missing?
+    error (metadata): `query` is "avg:shop.orders", but must be a Datadog query with a scope in braces, such as `avg:system.load.1{*}`
+    error (metadata): `queryValue` (or `targetValue`) is missing; set it, or `asMetricSource: "true"` if `scalingModifiers` sets the target
+    error (metadata): `queryValue` is "many", but must be a number such as `0.5`
+    error (metadata): `queryValue` is "0.0001", but must be at least 0.0005, the smallest target KEDA can express
+    error (metadata): `queryValue` is 7, but must be a text; quote it: `queryValue: "7"`
+    error (metadata): `query` is a map, but must be a text; quote it, if it has braces in it
+    error (metadata): `asMetricSource` is true, but must be a text; quote it: `asMetricSource: "true"`
+    warning (metadata): `asMetricSource` leaves the target to `advanced.scalingModifiers`, but there are none; add them, or set `queryValue`
+    error (metadata): `activationQueryValue` is "high", but must be a number such as `0.5`
+    error (metadata): `age` is "90s", but must be a whole number of seconds, such as `90`
+    error (metadata): `timeWindowOffset` is "-30", but must be a whole number of seconds, such as `90`
+    error (metadata): `lastAvailablePointOffset` is "newest", but must be a whole number of points, not negative, or `auto`
+    error (metadata): `timeAggregator` is "p99", but must be last, average, max, min or sum
+    error (metadata): `queryAggregator` is "median", but must be average, max, min or sum
+    error (metadata): `metricUnavailableValue` is "none", but must be a number such as `0.5`
+    error (metadata): `holdLastValue` is "1m", but must be a whole number of seconds, such as `90`
+    warning (hold): a reading is held for 600 s, longer than `cooldownPeriod` (300 s) would keep the replicas; set `holdLastValue: "300"`, or a longer `cooldownPeriod`
+    warning (hold): a reading is held for 600 s, longer than `stabilizationWindowSeconds` (300 s) would keep the replicas; set `holdLastValue: "300"`, or a longer `stabilizationWindowSeconds`
+    error (metadata): `timeout` is "-2s", but must be a duration such as `500ms` or `2s`, or a whole number of milliseconds, not negative
+    error (metadata): `useClusterAgentProxy` is "yes", but must be true or false
+    error (metadata): `datadogMetricNamespace` is missing; set it
+    error (metadata): `authMode` is "basic", but must be bearer
+    error (metadata): `type` is "sum", but must be average or global; it has no effect, leave it out
+    warning (metadata): `type` is "global", which has no effect; for one target for all replicas together, set `metricType: Value` beside `type` of the trigger
+    warning (metadata): `colour` is not known; take it out
+    warning (metadata): `apiKey` has no effect in metadata; the server uses its own account (`DD_API_KEY`, `DD_APP_KEY` and `DD_SITE`, or `--credentials-dir`)
+    error (trigger): `scalerAddress` is missing, and KEDA needs it; set it, such as `keda-datadog-scaler.keda:9090`
+    "#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_place_for_a_trigger_is_told_with_its_remedy() {
+    let twin = json!({"type": "external", "name": "a", "metadata": {}});
+    let wrong = vec![
+        but(&[("trigger/metricType", json!("Utilization"))]),
+        but(&[("kind", json!("ScaledJob")), ("trigger/metricType", json!("Value"))]),
+        but(&[("kind", json!("ScaledJob")), ("trigger/type", json!("external-push"))]),
+        but(&[("cooldownPeriod", json!(30))]),
+        but(&[("triggers", json!([twin, twin]))]),
+    ];
+    insta::assert_snapshot!(said_of(wrong, || Ok(one_series())).await, @r#"
+    error (trigger): `metricType` is "Utilization", but must be AverageValue or Value
+    error (trigger): KEDA refuses `metricType` in the triggers of a ScaledJob; take it out
+    warning (hold): a value that is held would start Jobs again for work already done; set `holdLastValue: "0"` for a ScaledJob
+    warning (trigger): `type` is "external-push", but KEDA does not push to a ScaledJob; it polls it; use `external`
+    warning (hold): a value that is held would start Jobs again for work already done; set `holdLastValue: "0"` for a ScaledJob
+    warning (hold): a reading is held for 60 s, longer than `cooldownPeriod` (30 s) would keep the replicas; set `holdLastValue: "30"`, or a longer `cooldownPeriod`
+    error (trigger): `scalerAddress` is missing, and KEDA needs it; set it, such as `keda-datadog-scaler.keda:9090`
+    error (trigger): the `name` "a" is that of several triggers; KEDA wants it unique
+    error (metadata): `queryValue` (or `targetValue`) is missing; set it, or `asMetricSource: "true"` if `scalingModifiers` sets the target
+    error (metadata): `query` is missing; set it
+    "#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_answer_is_told_with_its_remedy() {
+    let said = async |changes: Value, script| said_of(vec![with(changes)], script).await;
+    let nothing = || json!({});
+    let mut all = String::new();
+    all += &said(nothing(), || Ok(two_series())).await;
+    all += &said(nothing(), || Ok(Vec::new())).await;
+    all += &said(json!({"lastAvailablePointOffset": "9"}), || Ok(one_series())).await;
+    let agent = json!({
+        "useClusterAgentProxy": "true", "datadogMetricName": "a", "datadogMetricNamespace": "b",
+    });
+    all += &said(agent, || Ok(one_series())).await;
+    all += &said(nothing(), || {
+        Err(SourceError::Malformed { reason: "unknown function `agv`".to_owned() })
+    })
+    .await;
+    let refused: Script =
+        || Err(SourceError::Refused { status: 403, host: "api.datadoghq.eu".to_owned() });
+    all += &said(nothing(), refused).await;
+    all += &said(nothing(), || Err(SourceError::Unprocessable)).await;
+    insta::assert_snapshot!(all, @r"
+    error (series): the query returns 2 series; set `queryAggregator`, or change it to return one
+    error (series): the query has no data in the last 90 seconds; wait for data, widen `age`, or set `metricUnavailableValue`
+    error (series): the query has 9 points with a value in the last 90 seconds, and `lastAvailablePointOffset` leaves none of them; lower it, widen `age`, or set `metricUnavailableValue`
+    error (request): `useClusterAgentProxy` is not served by this version; take it out and give a `query`, which is read from the Datadog API
+    error (request): Datadog rejects the query: unknown function `agv`
+    error (request): Datadog refuses the keys (403) at api.datadoghq.eu; check that they belong to this site and may read metrics (`timeseries_query`)
+    error (request): Datadog cannot process the query at the moment (422); that passes, and `metricUnavailableValue` would bridge it
+    ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_is_read_once_for_several_triggers() {
+    let mut object = with(json!({}));
+    let trigger = object["spec"]["triggers"][0].clone();
+    object["spec"]["triggers"].as_array_mut().unwrap().push(trigger);
+    let told = told(&config(Whom::Nobody), &object.to_string(), || Ok(one_series())).await;
+    assert!(told.fine);
+    assert_eq!(told.requests, 1);
+    assert!(
+        told.text.ends_with(
+            "\n\n   fine  checkout[0]: 11.5, active\n   fine  checkout[1]: 11.5, active\n"
+        ),
+        "{}",
+        told.text
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_trigger_is_found_by_its_index_or_name() {
+    let mut object = with(json!({}));
+    let mut trigger = object["spec"]["triggers"][0].clone();
+    trigger["name"] = json!("orders");
+    object["spec"]["triggers"].as_array_mut().unwrap().push(trigger);
+    let only = async |wanted: &str| {
+        let config = Config { only: Some(wanted.to_owned()), ..config(Whom::Nobody) };
+        let Told { text, .. } = told(&config, &object.to_string(), || Ok(one_series())).await;
+        text.lines().filter(|line| line.starts_with("ScaledObject")).collect::<Vec<_>>().join("; ")
+    };
+    let second = "ScaledObject checkout, trigger 1 (orders), external";
+    assert_eq!(only("0").await, "ScaledObject checkout, trigger 0, external");
+    assert_eq!((only("1").await, only("orders").await), (second.to_owned(), second.to_owned()));
+    let (mut manifests, mut kinds) = (Vec::new(), Vec::new());
+    manifest::parse("shop.yaml", &object.to_string(), &mut manifests, &mut kinds).unwrap();
+    let error = select(&manifests, Some("mails")).err().unwrap();
+    assert_eq!(error.to_string(), "there is no trigger `mails`; there are: 0, 1 (orders)");
+}

@@ -75,7 +75,10 @@ pub(super) fn trigger(examined: &Examined, width: usize) -> String {
         page.replicas(replicas, examined);
     }
     if let Some(hold) = &examined.hold {
-        page.heading("While Datadog fails");
+        let Hold { refresh_seconds, hold_seconds, .. } = hold;
+        page.heading(&format!(
+            "While Datadog fails (read each {refresh_seconds} s, held {hold_seconds} s longer)"
+        ));
         page.hold(hold);
         page.findings(examined, Step::Hold);
     }
@@ -84,7 +87,7 @@ pub(super) fn trigger(examined: &Examined, width: usize) -> String {
 
 /// One line on each trigger.
 pub(super) fn summary(report: &Report) -> String {
-    let mut text = String::from("\n");
+    let mut page = Page { text: "\n".to_owned(), width: WIDEST };
     for examined in &report.triggers {
         let (style, word) = match examined.level() {
             Level::Error => (RED, "error"),
@@ -98,9 +101,9 @@ pub(super) fn summary(report: &Report) -> String {
             Some(Outcome::Failed { code, .. }) => format!(": {code}"),
             None => String::new(),
         };
-        text += &format!("{style}{word:>7}{style:#}  {}{outcome}\n", label(examined));
+        page.line(format_args!("{style}{word:>7}{style:#}  {}{outcome}", label(examined)));
     }
-    text
+    page.text
 }
 
 /// One line of `--watch`.
@@ -242,7 +245,7 @@ impl Page {
         let (value, target) = (number(*value), number(*target));
         let Replicas { at, least, most, asked, .. } = replicas;
         if examined.kind == "ScaledJob" {
-            self.row("wanted", &format!("{asked}: {value} / {target}, at most {most}"));
+            self.row("wanted", &format!("{asked}: {value} / {target}, rounded up, at most {most}"));
             self.row("started", "as many, less those that run");
             return;
         }
@@ -254,7 +257,7 @@ impl Page {
             let how = if count.within_tolerance {
                 format!("{how} is off by a tenth or less, which the HPA tolerates")
             } else {
-                how
+                format!("{how}, rounded up")
             };
             let mark = if metric_type == replicas.metric_type { " (this trigger)" } else { "" };
             self.row(metric_type, &format!("{}{mark}: {how}", count.replicas));
@@ -271,13 +274,10 @@ impl Page {
     }
 
     fn hold(&mut self, hold: &Hold) {
-        let Hold { active_seconds, inactive_seconds, hold_seconds, .. } = hold;
-        self.row(
-            "an active value",
-            &format!("lasts for {active_seconds} s, {hold_seconds} s of them past its refresh"),
-        );
-        self.row("an inactive one", &format!("lasts for {inactive_seconds} s"));
-        self.row("then", "KEDA gets an error, and leaves the replicas as they are");
+        let Hold { active_seconds, inactive_seconds, .. } = hold;
+        self.row("an active value", &format!("for {active_seconds} s after it was read"));
+        self.row("an inactive one", &format!("for {inactive_seconds} s"));
+        self.row("then", "an error: KEDA leaves the replicas alone");
         if let Some(cooldown) = hold.cooldown_seconds {
             self.row("cooldownPeriod", &format!("{cooldown} s"));
         }

@@ -31,7 +31,7 @@ const POLLING_INTERVAL: u64 = 30;
 /// KEDA opens a stream that ended again after this, and after twice as long each time it failed
 /// (`runStreamIsActive`, `pkg/scalers/external_scaler.go`).
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// Most events that wait to be written.
 const QUEUE: usize = 64;
 const MAX_SHOWN: usize = 1_000;

@@ -41,7 +41,7 @@ impl<'a> Chart<'a> {
         let values = || points.iter().map(|point| point.value);
         let (lowest, highest) =
             (values().reduce(f64::min)?.min(0.0), values().reduce(f64::max)?.max(0.0));
-        let shows_target = target <= FARTHEST * highest.max(-lowest) || lowest == highest;
+        let shows_target = target <= FARTHEST * highest.max(-lowest) || lowest >= highest;
         let highest = if shows_target { highest.max(target) } else { highest };
         let from_ms = points.iter().map(|p| p.at_ms).fold(window.from_ms, i64::min);
         let to_ms = points.iter().map(|p| p.at_ms).fold(window.to_ms, i64::max);
