@@ -105,7 +105,7 @@ async fn good(yaml: &str, script: Script) -> String {
     let widest = text.lines().map(|line| line.chars().count()).max();
     assert!(widest <= Some(80), "{text}");
     // Editors take white space at the end of a line away.
-    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 #[tokio::test(start_paused = true)]
@@ -390,6 +390,7 @@ spec:
 }
 
 #[tokio::test(start_paused = true)]
+#[expect(clippy::too_many_lines, reason = "it is one JSON document")]
 async fn the_same_as_json() {
     let yaml = r#"
 kind: ScaledObject
@@ -545,7 +546,7 @@ spec:
 }
 
 /// A sound ScaledObject with this metadata added or, where the value is "-", taken away.
-fn with(changes: Value) -> Value {
+fn with(changes: &Value) -> Value {
     let mut metadata =
         json!({"scalerAddress": "a:1", "query": "avg:shop.orders{*}", "queryValue": "5"});
     for (key, value) in changes.as_object().unwrap() {
@@ -561,7 +562,7 @@ fn with(changes: Value) -> Value {
 
 /// The same with other parts changed, by JSON pointers into `spec`.
 fn but(changes: &[(&str, Value)]) -> Value {
-    let mut object = with(json!({}));
+    let mut object = with(&json!({}));
     for (pointer, value) in changes {
         match pointer.split_once('/') {
             Some(("trigger", key)) => object["spec"]["triggers"][0][key] = value.clone(),
@@ -575,7 +576,7 @@ fn but(changes: &[(&str, Value)]) -> Value {
 /// What is said of each, without the notes.
 async fn said_of(wrong: Vec<Value>, script: Script) -> String {
     let json = Config { output: Output::Json, ..config(Whom::Nobody) };
-    let mut said = String::new();
+    let mut said = Vec::new();
     for object in wrong {
         let Told { text, fine, .. } = told(&json, &object.to_string(), script).await;
         assert!(!fine, "{object} is fine");
@@ -584,10 +585,10 @@ async fn said_of(wrong: Vec<Value>, script: Script) -> String {
         for finding in findings.iter().filter(|finding| finding["level"] != "note") {
             let [level, step, message] =
                 ["level", "step", "message"].map(|key| finding[key].as_str().unwrap());
-            said += &format!("{level} ({step}): {message}\n");
+            said.push(format!("{level} ({step}): {message}\n"));
         }
     }
-    said
+    said.concat()
 }
 
 #[tokio::test(start_paused = true)]
@@ -622,7 +623,7 @@ async fn wrong_metadata_is_told_with_its_remedy() {
         json!({"apiKey": "the-secret"}),
         json!({"scalerAddress": "-"}),
     ];
-    let wrong = wrong.into_iter().map(with).collect();
+    let wrong = wrong.iter().map(with).collect();
     insta::assert_snapshot!(said_of(wrong, || Ok(one_series())).await, @r#"
     error (metadata): `query` is missing; set it
     error (metadata): `qeury` is not known; did you mean `query`, which is missing?
@@ -682,7 +683,7 @@ async fn a_wrong_place_for_a_trigger_is_told_with_its_remedy() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_answer_is_told_with_its_remedy() {
-    let said = async |changes: Value, script| said_of(vec![with(changes)], script).await;
+    let said = async |changes: Value, script| said_of(vec![with(&changes)], script).await;
     let nothing = || json!({});
     let mut all = String::new();
     all += &said(nothing(), || Ok(two_series())).await;
@@ -713,7 +714,7 @@ async fn a_wrong_answer_is_told_with_its_remedy() {
 
 #[tokio::test(start_paused = true)]
 async fn a_query_is_read_once_for_several_triggers() {
-    let mut object = with(json!({}));
+    let mut object = with(&json!({}));
     let trigger = object["spec"]["triggers"][0].clone();
     object["spec"]["triggers"].as_array_mut().unwrap().push(trigger);
     let told = told(&config(Whom::Nobody), &object.to_string(), || Ok(one_series())).await;
@@ -730,7 +731,7 @@ async fn a_query_is_read_once_for_several_triggers() {
 
 #[tokio::test(start_paused = true)]
 async fn one_trigger_is_found_by_its_index_or_name() {
-    let mut object = with(json!({}));
+    let mut object = with(&json!({}));
     let mut trigger = object["spec"]["triggers"][0].clone();
     trigger["name"] = json!("orders");
     object["spec"]["triggers"].as_array_mut().unwrap().push(trigger);

@@ -172,7 +172,7 @@ fn the_readme_knows_every_outcome() {
 #[test]
 fn a_framework_is_named_in_its_home_only() {
     let homes = [
-        ("tonic::", &["scaler", "serve", "proto"][..]),
+        ("tonic::", &["check", "scaler", "serve", "proto"][..]),
         ("reqwest::", &["http"]),
         ("axum::", &["admin", "sandbox"]),
         ("clap::", &["cli", "main"]),

@@ -1,0 +1,392 @@
+//! `check`, against Datadog and against a running scaler.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use clap::Parser as _;
+use futures_util::{Stream, stream};
+use keda_datadog_scaler::{
+    check,
+    cli::{Cli, Command, Environment},
+    proto::{
+        GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, IsActiveResponse, MetricSpec,
+        MetricValue, ScaledObjectRef,
+        external_scaler_server::{ExternalScaler, ExternalScalerServer},
+    },
+};
+use serde_json::Value;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Response, Status,
+    transport::{Server as GrpcServer, server::TcpIncoming},
+};
+
+use crate::{
+    harness::{API_KEY, APP_KEY, FakeDatadog, Reply, Server, install_tls, soon},
+    transport::TlsRelay,
+};
+
+const QUERY: [&str; 2] = ["--metadata", "query=sum:shop.orders{*}"];
+const TARGET: [&str; 2] = ["--metadata", "queryValue=5"];
+
+fn config(arguments: &[&str]) -> check::Config {
+    install_tls();
+    let arguments = [&["keda-datadog-scaler", "check"], arguments].concat();
+    let Command::Check(check) = Cli::parse_from(arguments).command else { panic!("it is `check`") };
+    let environment = Environment::read(|name| match name {
+        "DD_API_KEY" => Some(API_KEY.into()),
+        "DD_APP_KEY" => Some(APP_KEY.into()),
+        _ => None,
+    });
+    check.config(environment).unwrap()
+}
+
+/// What it prints as JSON, and whether it is fine.
+async fn checked(arguments: &[&str]) -> (Value, bool) {
+    let config = config(&[arguments, &["--output", "json"]].concat());
+    let mut out = Vec::new();
+    let fine = soon(check::run(config, &mut out, CancellationToken::new())).await.unwrap();
+    (serde_json::from_slice(&out).unwrap(), fine)
+}
+
+/// RPC and answer of each call of the first trigger.
+fn calls(report: &Value) -> Vec<String> {
+    let calls = report["triggers"][0]["calls"].as_array();
+    let shown = calls.into_iter().flatten().map(|call| {
+        let answer = ["target", "value", "active", "message"].map(|key| &call[key]);
+        let answer = answer.into_iter().find(|answer| !answer.is_null()).unwrap();
+        format!("{} {} {answer}", call["rpc"].as_str().unwrap(), call["code"].as_str().unwrap())
+    });
+    shown.collect()
+}
+
+/// The findings of the first trigger.
+fn findings(report: &Value) -> Vec<&str> {
+    let findings = report["triggers"][0]["findings"].as_array().unwrap();
+    findings.iter().map(|finding| finding["message"].as_str().unwrap()).collect()
+}
+
+/// Another's external scaler, which remembers what it was asked.
+#[derive(Clone, Default)]
+struct FakeScaler {
+    asked: Arc<Mutex<Vec<(&'static str, ScaledObjectRef)>>>,
+    /// What GetMetrics answers.
+    value: Option<MetricValue>,
+}
+
+impl FakeScaler {
+    fn note(&self, method: &'static str, object: ScaledObjectRef) {
+        self.asked.lock().unwrap().push((method, object));
+    }
+
+    fn methods(&self) -> Vec<&'static str> {
+        self.asked.lock().unwrap().iter().map(|(method, _)| *method).collect()
+    }
+
+    async fn start(&self) -> (SocketAddr, JoinSet<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = ExternalScalerServer::new(self.clone());
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let incoming = TcpIncoming::from(listener);
+            GrpcServer::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+        });
+        (address, server)
+    }
+}
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ExternalScaler for FakeScaler {
+    type StreamIsActiveStream = Messages<IsActiveResponse>;
+    type StreamMetricSpecStream = Messages<GetMetricSpecResponse>;
+
+    async fn is_active(
+        &self,
+        request: Request<ScaledObjectRef>,
+    ) -> Result<Response<IsActiveResponse>, Status> {
+        self.note("IsActive", request.into_inner());
+        Ok(Response::new(IsActiveResponse { result: true }))
+    }
+
+    async fn stream_is_active(
+        &self,
+        request: Request<ScaledObjectRef>,
+    ) -> Result<Response<Self::StreamIsActiveStream>, Status> {
+        self.note("StreamIsActive", request.into_inner());
+        Ok(Response::new(Box::pin(stream::pending())))
+    }
+
+    async fn get_metric_spec(
+        &self,
+        request: Request<ScaledObjectRef>,
+    ) -> Result<Response<GetMetricSpecResponse>, Status> {
+        self.note("GetMetricSpec", request.into_inner());
+        let spec = MetricSpec { metric_name: "m".into(), target_size: 3, target_size_float: 2.5 };
+        Ok(Response::new(GetMetricSpecResponse { metric_specs: vec![spec] }))
+    }
+
+    async fn stream_metric_spec(
+        &self,
+        _request: Request<ScaledObjectRef>,
+    ) -> Result<Response<Self::StreamMetricSpecStream>, Status> {
+        Err(Status::unimplemented("no"))
+    }
+
+    async fn get_metrics(
+        &self,
+        request: Request<GetMetricsRequest>,
+    ) -> Result<Response<GetMetricsResponse>, Status> {
+        let request = request.into_inner();
+        assert_eq!(request.metric_name, "m");
+        self.note("GetMetrics", request.scaled_object_ref.unwrap());
+        match &self.value {
+            Some(value) => {
+                let metric_values = vec![value.clone()];
+                Ok(Response::new(GetMetricsResponse { metric_values }))
+            }
+            None => Err(Status::unavailable("the database is away\u{1b}[31m")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_scaler_is_asked_what_keda_asks_in_its_order() {
+    let value = MetricValue { metric_name: "m".into(), metric_value: 7, metric_value_float: 0.0 };
+    let scaler = FakeScaler { value: Some(value), ..FakeScaler::default() };
+    let (address, _server) = scaler.start().await;
+    let address = address.to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("shop.yaml");
+    let yaml = r#"
+kind: ScaledObject
+metadata: {name: shop, namespace: demo}
+spec:
+  triggers:
+    - type: external
+      metadata: {scalerAddress: "here:9090", query: "avg:a{*}", queryValue: "5", nameFromEnv: NAME}
+"#;
+    std::fs::write(&file, yaml).unwrap();
+    let (report, fine) = checked(&["-f", file.to_str().unwrap(), "--through", &address]).await;
+    assert!(!fine, "`nameFromEnv` is not known");
+    assert_eq!(
+        calls(&report),
+        ["GetMetricSpec OK 2.5", "GetMetrics OK 7.0", "IsActive OK true"],
+        "KEDA reads the whole number where the other is not positive"
+    );
+    assert_eq!(scaler.methods(), ["GetMetricSpec", "GetMetrics", "IsActive"]);
+    for (_, object) in &*scaler.asked.lock().unwrap() {
+        assert_eq!((&*object.namespace, &*object.name), ("demo", "shop"));
+        let mut metadata: Vec<_> = object.scaler_metadata.iter().collect();
+        metadata.sort_unstable();
+        let metadata: Vec<_> = metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let sent = [("query", "avg:a{*}"), ("queryValue", "5"), ("scalerAddress", "here:9090")];
+        assert_eq!(metadata, sent);
+    }
+}
+
+#[tokio::test]
+async fn what_fails_is_repeated_once_as_keda_does() {
+    let scaler = FakeScaler::default();
+    let (address, _server) = scaler.start().await;
+    let address = address.to_string();
+    let arguments = [&QUERY[..], &TARGET, &["--through", &address]].concat();
+    let (report, fine) = checked(&arguments).await;
+    assert!(!fine);
+    assert_eq!(scaler.methods(), ["GetMetricSpec", "GetMetrics", "GetMetrics"]);
+    assert_eq!(calls(&report)[2], r#"GetMetrics UNAVAILABLE "the database is away [31m""#);
+    let outcome = &report["triggers"][0]["outcome"];
+    assert_eq!((&outcome["code"], &outcome["value"]), (&"UNAVAILABLE".into(), &Value::Null));
+}
+
+#[tokio::test]
+async fn the_running_scaler_is_asked_and_not_datadog() {
+    let datadog = FakeDatadog::start(|_| Reply::points(&[1.0, 8.0])).await;
+    let server = Server::start(&datadog).await;
+    let address = server.grpc.trim_start_matches("http://");
+    let config = config(&[&QUERY[..], &TARGET, &["--through", address]].concat());
+    let mut out = Vec::new();
+    let fine = soon(check::run(config, &mut out, CancellationToken::new())).await.unwrap();
+    assert!(fine);
+    let text = anstream::adapter::strip_bytes(&out).into_vec();
+    let text = without_times(&String::from_utf8(text).unwrap());
+    insta::assert_snapshot!(text, @r"
+    ScaledObject check, trigger 0, external
+    --metadata
+
+    Metadata
+      query                     sum:shop.orders{*}
+      age                       90 s (default)
+      timeWindowOffset          0 s (default)
+      lastAvailablePointOffset  0 (default)
+      timeAggregator            last (default)
+      queryAggregator           none (default)
+      queryValue                5
+      activationQueryValue      0 (default)
+      metricUnavailableValue    none (default)
+      holdLastValue             60 s (default)
+      timeout                   2.5 s (default)
+
+    What KEDA asks, and gets
+      GetMetricSpec in … ms  datadog-sum-shop-orders, target 5
+      GetMetrics in … ms  8
+      IsActive in … ms  active
+
+    Value
+      8, active
+
+    Replicas
+      AverageValue              2 (this trigger): 8 / 5, rounded up
+      Value                     2: 1 × 8 / 5, rounded up
+      asked for                 2, from 1, and between 1 and 100
+
+    While Datadog fails (read each 15 s, held 60 s longer)
+      an active value           for 75 s after it was read
+      an inactive one           for 30 s
+      then                      an error: KEDA leaves the replicas alone
+      cooldownPeriod            300 s
+      stabilization             300 s (`scaleDown` of the HPA)
+    ");
+    assert_eq!(datadog.asked().len(), 1);
+}
+
+/// `1.5 ms` differs from run to run.
+fn without_times(text: &str) -> String {
+    let lines = text.lines().map(|line| match line.split_once(" ms  ") {
+        Some((before, after)) => {
+            let rpc = before.split_whitespace().next().unwrap();
+            format!("  {rpc} in … ms  {after}")
+        }
+        None => line.trim_end().to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn a_scaler_that_is_not_there_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let (report, fine) = checked(&[&QUERY[..], &TARGET, &["--through", &address]].concat()).await;
+    assert!(!fine);
+    let cause = "Connection refused (os error 111)";
+    assert_eq!(findings(&report), [format!("no connection to {address}: {cause}")]);
+    assert_eq!(calls(&report), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn tls_is_as_keda_has_it() {
+    let value = MetricValue { metric_name: "m".into(), metric_value: 7, metric_value_float: 7.0 };
+    let scaler = FakeScaler { value: Some(value), ..FakeScaler::default() };
+    let (address, _server) = scaler.start().await;
+    let relay = TlsRelay::start(address).await;
+    let through = relay.address.to_string();
+    let ca = relay.ca_file.to_str().unwrap();
+    let (certificate, key) = relay.client_files();
+    let client = ["--tls-client-cert", &*certificate, "--tls-client-key", &*key];
+    let check = async |extra: &[&str]| {
+        let (report, _) =
+            checked(&[&QUERY[..], &TARGET, &["--through", &through], extra].concat()).await;
+        let answered = calls(&report).len() == 3;
+        (answered, findings(&report).join("; "))
+    };
+    let named = ["--server-name", "scaler.example"];
+    let sound = [&["--ca-cert", ca], &client[..], &named].concat();
+    assert_eq!(check(&sound).await, (true, String::new()));
+    // Any certificate will do, but `unsafeSsl` alone stays plaintext.
+    let unsafe_ssl = ["--metadata", "unsafeSsl=true"];
+    let enable_tls = ["--metadata", "enableTLS=true"];
+    assert!(check(&[&unsafe_ssl[..], &enable_tls, &client].concat()).await.0);
+    assert!(!check(&unsafe_ssl).await.0);
+
+    let why = async |extra: &[&str]| {
+        let (answered, why) = check(extra).await;
+        assert!(!answered);
+        why.replace(&through, "HERE")
+    };
+    let unknown = why(&[&enable_tls[..], &client].concat()).await;
+    assert!(unknown.starts_with("no connection to HERE with TLS: "), "{unknown}");
+    assert!(unknown.ends_with("UnknownIssuer; give its CA with `--ca-cert`"), "{unknown}");
+    let misnamed = why(&[&["--ca-cert", ca], &client[..]].concat()).await;
+    assert!(
+        misnamed.ends_with("; give the name of its certificate with `--server-name`"),
+        "{misnamed}"
+    );
+    let plain = address.to_string();
+    let arguments = [&QUERY[..], &TARGET, &enable_tls, &["--through", &plain]].concat();
+    let (report, _) = checked(&arguments).await;
+    let [finding] = &findings(&report)[..] else { panic!("one finding") };
+    assert!(finding.ends_with("; it does not speak TLS: take `enableTLS` out"), "{finding}");
+}
+
+/// Sends each line on.
+struct Lines {
+    rest: Vec<u8>,
+    lines: mpsc::UnboundedSender<String>,
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            if *byte == b'\n' {
+                let line = String::from_utf8(std::mem::take(&mut self.rest)).unwrap();
+                self.lines.send(line).unwrap();
+            } else {
+                self.rest.push(*byte);
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn watching_shows_polls_and_pushes_until_it_is_ended() {
+    let datadog = FakeDatadog::start(|_| Reply::points(&[8.0])).await;
+    let server = Server::start(&datadog).await;
+    let address = server.grpc.trim_start_matches("http://");
+    let watch = ["--through", address, "--watch", "--interval", "100ms", "--output", "json"];
+    let config = config(&[&QUERY[..], &TARGET, &watch].concat());
+    let shutdown = CancellationToken::new();
+    let (sender, mut lines) = mpsc::unbounded_channel();
+    let mut running = JoinSet::new();
+    running.spawn({
+        let shutdown = shutdown.clone();
+        async move {
+            let mut out = Lines { rest: Vec::new(), lines: sender };
+            check::run(config, &mut out, shutdown).await
+        }
+    });
+    let (mut polls, mut pushes) = (0, 0);
+    while polls < 2 || pushes < 1 {
+        let line = soon(lines.recv()).await.unwrap();
+        // What is explained before is one document over many lines.
+        let Some(event) = serde_json::from_str::<Value>(&line).ok() else { continue };
+        match event["event"].as_str() {
+            Some("poll") => {
+                assert_eq!((&event["value"], &event["active"]), (&8.0.into(), &true.into()));
+                polls += 1;
+            }
+            Some("push") => {
+                assert_eq!(
+                    (&event["trigger"], &event["active"]),
+                    (&"check[0]".into(), &true.into())
+                );
+                pushes += 1;
+            }
+            _ => {}
+        }
+    }
+    shutdown.cancel();
+    assert!(soon(running.join_next()).await.unwrap().unwrap().unwrap());
+}
