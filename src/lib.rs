@@ -8,6 +8,7 @@
 //!             ▲                                                 │
 //!             └───────────────── a reading ◄────────────────────┴──► admin: /metrics
 //! sandbox ──► a Datadog made of waves, and the real server in front of it
+//! check ──► the same trigger, credentials and source: once, aloud, without the engine
 //! ```
 //!
 //! The modules are listed in reading order, and a module uses only modules listed after it.

@@ -1,7 +1,7 @@
 //! The program as it is started: exit codes, signals, what it prints, and what it never does.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
     process::{Child, Command, Stdio},
     thread::JoinHandle,
@@ -135,6 +135,68 @@ fn what_cannot_work_is_said_and_exits_with_one_or_two() {
     let (code, stderr) = run(&["sandbox", "--listen", "0.0.0.0:9090"], &[]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("must be a loopback address"), "{stderr}");
+}
+
+/// Exit code, stdout and stderr of `check` with this on its standard input.
+fn check(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> (i32, String, String) {
+    let mut child = program(&[&["check"], arguments].concat())
+        .envs(environment.iter().copied())
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may have ended without reading.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_by_its_exit_code_whether_all_is_fine() {
+    let datadog = FakeDatadog::start(|_| Reply::points(&[8.0])).await;
+    let keys = [("DD_API_KEY", API_KEY), ("DD_APP_KEY", APP_KEY), ("DATADOG_HOST", &*datadog.url)];
+    let yaml = r#"
+kind: ScaledObject
+metadata: {name: shop}
+spec:
+  triggers:
+    - type: external
+      metadata: {scalerAddress: "a:1", query: "avg:a{*}", queryValue: "5"}
+"#;
+    let (code, stdout, stderr) = check(&["-f", "-"], &keys, yaml);
+    assert_eq!((code, &*stderr), (0, ""));
+    assert!(stdout.contains("\n  8, active (the newest point)\n"), "{stdout}");
+    assert!(stdout.starts_with("ScaledObject shop, trigger 0, external\nstandard input\n"));
+    assert!(!stdout.contains('\u{1b}'), "there is colour in a pipe");
+    assert!(!stdout.contains("marker"), "a key is shown");
+
+    let (code, stdout, _) = check(&["-f", "-"], &[], yaml);
+    assert_eq!(code, 1);
+    assert!(stdout.contains("error: there are no Datadog keys"), "{stdout}");
+    assert_eq!(check(&["-f", "-", "--offline"], &[], yaml).0, 0);
+    assert_eq!(check(&["-f", "-"], &keys, &yaml.replace("query:", "qeury:")).0, 1);
+
+    let (code, _, stderr) = check(&["-f", "-"], &keys, "kind: [");
+    assert_eq!(code, 1);
+    assert!(stderr.starts_with("error: standard input is neither YAML nor JSON: "), "{stderr}");
+    let (code, _, stderr) = check(&["-f", "-"], &keys, "kind: Secret");
+    assert_eq!(code, 1);
+    let message = "there is no ScaledObject or ScaledJob in standard input, but: Secret";
+    assert_eq!(stderr, format!("error: {message}\n"));
+
+    for usage in [
+        &["-f", "/nowhere/shop.yaml"][..],
+        &["-f", "-", "--trigger", "mails"],
+        &["-f", "-", "--through", "here"],
+        &["-f", "-", "--watch"],
+        &["-f", "-", "--metadata", "query=a"],
+        &["--metadata", "query"],
+        &[],
+    ] {
+        let (code, stdout, stderr) = check(usage, &keys, yaml);
+        assert_eq!((code, &*stdout), (2, ""), "{usage:?}");
+        assert!(stderr.starts_with("error: "), "{stderr}");
+    }
 }
 
 /// Starts the sandbox on free ports; returns what it printed up to its last line.
