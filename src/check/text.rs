@@ -233,6 +233,12 @@ impl Page {
                 let value = number(*value);
                 self.paragraph(&format!("{value}, {}{reckoning}", word_of(*active)));
             }
+            Outcome::Failed { code, .. } if examined.settings.is_empty() => {
+                self.paragraph(&format!(
+                    "none: KEDA gets {code}, for the metric's name and target too, and can make \
+                     no HPA"
+                ));
+            }
             Outcome::Failed { code, .. } => self.paragraph(&format!(
                 "none: KEDA gets {code}, and leaves the replicas as they are unless it has a \
                  `fallback`"

@@ -151,14 +151,17 @@ async fn stream(index: usize, mut keda: Keda, events: Events) {
     loop {
         let ended = follow(index, &mut keda, &events).await;
         let code = ended.as_ref().map_or_else(Status::code, |()| Code::Ok);
-        pause = if code == Code::Ok { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         let message = ended.err().map(|status| shorten(status.message(), MAX_SHOWN));
         let message = message.unwrap_or_default();
         let ended = Happening::Ended { code: code_name(code), message };
         if events.send((index, ended)).await.is_err() {
             return;
         }
+        if code == Code::Ok {
+            pause = FIRST_PAUSE;
+        }
         sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
