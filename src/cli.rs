@@ -13,7 +13,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
 use crate::{
     credentials::{self, Given, Origin},
-    http, refresh, sandbox, scaler, serve,
+    http, refresh,
+    sandbox::{self, Breakage, Fault},
+    scaler, serve,
 };
 
 mod values;
@@ -34,6 +36,7 @@ pub enum Command {
     #[command(after_help = SERVE_HELP)]
     Serve(Serve),
     /// Try it: a simulated Datadog and the real server in front of it, on this machine only
+    #[command(after_help = sandbox_help())]
     Sandbox(Sandbox),
 }
 
@@ -46,6 +49,11 @@ Environment:
   HTTPS_PROXY, HTTP_PROXY, NO_PROXY
                the proxy to reach Datadog through
   RUST_LOG     which logs to write [default: info]";
+
+fn sandbox_help() -> String {
+    let faults = Fault::ALL.map(|fault| format!("\n  {fault:<10}  {}", fault.about()));
+    format!("Faults:{}", faults.concat())
+}
 
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -145,6 +153,11 @@ pub struct Sandbox {
     #[arg(long, value_name = "REQUESTS", default_value_t = 1_600)]
     rate_limit: u32,
 
+    /// Break the simulated Datadog from the start, for all queries or for one; can be given several
+    /// times
+    #[arg(long = "fault", value_name = "NAME[=QUERY]")]
+    faults: Vec<Breakage>,
+
     #[command(flatten)]
     engine: Engine,
 
@@ -231,6 +244,7 @@ impl Sandbox {
             datadog_listen: self.datadog_listen,
             datadog_only: self.datadog_only,
             rate_limit: self.rate_limit,
+            faults: self.faults.clone(),
             refresh: self.engine.refresh_config(),
             scaler: self.engine.scaler_config(),
             connection_age: connection_age(),

@@ -113,7 +113,7 @@ impl SimulatedQuery {
 
     /// Widens the buckets until there are no more than Datadog gives.
     pub(super) fn fit(&mut self, from: i64, to: i64) {
-        let narrowest = (to - from).max(0) / MAX_POINTS;
+        let narrowest = to.saturating_sub(from).max(0) / MAX_POINTS;
         self.step = self.step.max((narrowest / INTERVAL + 1) * INTERVAL);
     }
 

@@ -17,4 +17,5 @@ mod streams;
 mod credentials;
 mod shutdown;
 mod binary;
+mod faults;
 mod tidy;

@@ -12,6 +12,7 @@ use clap::CommandFactory as _;
 use keda_datadog_scaler::{
     cli::Cli,
     metrics::{Method, Metrics},
+    sandbox::Fault,
     source::SourceError,
     trigger::{KEYS, Trigger},
 };
@@ -112,6 +113,15 @@ fn the_readme_knows_every_flag_and_its_environment_name() {
                 assert!(readme.contains(environment), "{environment} is not in the README");
             }
         }
+    }
+}
+
+#[test]
+fn the_readme_knows_every_fault_of_the_sandbox() {
+    let readme = read("README.md");
+    for fault in Fault::ALL {
+        let row = format!("| `{fault}` | {} |\n", fault.about());
+        assert!(readme.contains(&row), "{row} is not in the README");
     }
 }
 
