@@ -18,6 +18,8 @@ use crate::{
 mod printed;
 mod datadog;
 mod switch;
+mod page;
+mod sparkline;
 mod failure;
 mod reply;
 mod query;
@@ -61,7 +63,7 @@ pub async fn run(config: Config, out: &mut impl Write, shutdown: Shutdown) -> an
     let faults = Faults::new(config.faults.clone(), wall_clock().as_second());
     let faults = faults.context("there are too many `--fault`")?;
     let told = Simulated { address: datadog_at, rate_limit: config.rate_limit, faults: &faults };
-    let router = router(Simulation::new(config.rate_limit, faults.clone()));
+    let router = router(Simulation::new(datadog_at, config.rate_limit, faults.clone()));
     let mut simulation = JoinSet::new();
     simulation.spawn(async move { axum::serve(datadog, router).await });
 
@@ -82,6 +84,7 @@ pub async fn run(config: Config, out: &mut impl Write, shutdown: Shutdown) -> an
 
 fn router(simulation: Simulation) -> Router {
     Router::new()
+        .route("/", get(page::show))
         .route("/api/v1/query", get(datadog::query))
         .merge(switch::routes())
         .with_state(Arc::new(simulation))

@@ -104,6 +104,14 @@ impl Trouble {
     pub(super) fn fault(&self) -> Option<Fault> {
         self.whole.as_ref().map(|on| on.breakage.fault)
     }
+
+    /// In few words; none if nothing is wrong.
+    pub(super) fn note(&self) -> String {
+        let faults = self.fault().into_iter().chain(self.data.iter().flatten().copied());
+        let mut names: Vec<&str> = faults.map(Fault::name).collect();
+        names.dedup();
+        if names.is_empty() { String::new() } else { format!("fault {}", names.join(", ")) }
+    }
 }
 
 /// One line.

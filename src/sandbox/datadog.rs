@@ -13,10 +13,14 @@ use serde_json::json;
 
 use super::{
     API_KEY, APP_KEY, failure,
+    fault::Fault,
     reply::Request,
-    state::{Admission, Simulation},
+    state::{Admission, Asked, Simulation},
 };
-use crate::source::datadog::wall_clock;
+use crate::{source::datadog::wall_clock, words::shorten};
+
+/// Most characters that are remembered of a query, or of what is wrong with it.
+const MAX_REMEMBERED: usize = 200;
 
 #[derive(Deserialize)]
 pub(super) struct Parameters {
@@ -33,35 +37,52 @@ pub(super) async fn query(
     let now = wall_clock().as_second();
     let query = parameters.query.as_deref().unwrap_or_default();
     // The keys are looked at before anything else, as Datadog does.
-    if !keys_are_right(&headers) {
-        return failure::forbidden();
-    }
-    let admission = simulation.state().admit(query, now);
-    let response = answer(&parameters, &admission, now);
-    failure::wait(admission.trouble.fault()).await;
+    let (fault, response, note) = if keys_are_right(&headers) {
+        let admission = simulation.state().admit(query, now);
+        let (response, note) = answer(&parameters, &admission, now);
+        (admission.trouble.fault(), response, note)
+    } else {
+        (None, failure::forbidden(), "wrong keys".to_owned())
+    };
+    simulation.state().remember(Asked {
+        at: now,
+        query: shorten(query, MAX_REMEMBERED),
+        window: parameters.request().map(|request| (request.from, request.to)),
+        // What hangs has an answer too, which is never sent.
+        status: (fault != Some(Fault::Hang)).then(|| response.status().as_u16()),
+        note,
+    });
+    failure::wait(fault).await;
     response
 }
 
-fn answer(parameters: &Parameters, admission: &Admission, now: i64) -> Response {
+/// The answer, and what is remarkable about it.
+fn answer(parameters: &Parameters, admission: &Admission, now: i64) -> (Response, String) {
     let Admission { trouble, standing, has_room } = admission;
     let fault = trouble.fault();
     if let Some(refusal) = fault.and_then(|fault| failure::refusal(fault, standing)) {
-        return refusal;
+        return (refusal, trouble.note());
     }
-    let answer = if !has_room {
-        failure::throttled()
+    let (answer, note) = if !has_room {
+        (failure::throttled(), "the limit is spent".to_owned())
     } else if let Some(request) = parameters.request() {
         let datadogs_now = failure::datadogs_clock(fault, now);
         let sound = request.answer(&trouble.data, datadogs_now);
-        match fault {
+        let note = match sound["error"].as_str() {
+            Some(error) => shorten(error, MAX_REMEMBERED),
+            None => trouble.note(),
+        };
+        let answer = match fault {
             Some(fault) => failure::spoil(fault, request, &sound, datadogs_now),
             None => Json(sound).into_response(),
-        }
+        };
+        (answer, note)
     } else {
-        let body = Json(json!({"errors": ["`from`, `to` and `query` are required"]}));
-        (StatusCode::BAD_REQUEST, body).into_response()
+        let needed = "`from`, `to` and `query` are required";
+        let body = Json(json!({"errors": [needed]}));
+        ((StatusCode::BAD_REQUEST, body).into_response(), needed.to_owned())
     };
-    (standing.headers(), answer).into_response()
+    ((standing.headers(), answer).into_response(), note)
 }
 
 impl Parameters {

@@ -92,6 +92,7 @@ fn tell_faults(out: &mut impl Write, datadog: &Simulated<'_>) -> io::Result<()> 
     writeln!(out, "    http://{address}/faults/empty\n")?;
     writeln!(out, "  # Mend all")?;
     writeln!(out, "  curl -X DELETE http://{address}/faults\n")?;
+    writeln!(out, "Its page             http://{address}/  (all faults, and what it was asked)")?;
     writeln!(out, "What is broken       http://{address}/faults")?;
     for on in faults.iter() {
         writeln!(out, "  {}", shorten(&on.breakage.to_string(), MAX_SHOWN))?;

@@ -1,6 +1,10 @@
-//! What the simulated Datadog knows: what is broken, and what is spent.
+//! What the simulated Datadog knows: what is broken, what is spent, what it was asked.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use super::{
     broken::{Faults, Trouble},
@@ -8,7 +12,11 @@ use super::{
     limit::{Limit, Standing},
 };
 
+/// Most requests that are remembered.
+const MAX_ASKED: usize = 50;
+
 pub(super) struct Simulation {
+    pub(super) address: SocketAddr,
     state: Mutex<State>,
 }
 
@@ -16,6 +24,22 @@ pub(super) struct Simulation {
 pub(super) struct State {
     pub(super) faults: Faults,
     pub(super) limit: Limit,
+    asked: VecDeque<Asked>,
+}
+
+/// A request and what came of it, without the keys that were sent.
+#[derive(Clone)]
+pub(super) struct Asked {
+    /// Seconds since the epoch.
+    pub(super) at: i64,
+    /// Shortened.
+    pub(super) query: String,
+    /// `from` and `to` in seconds since the epoch, if the request made sense.
+    pub(super) window: Option<(i64, i64)>,
+    /// `None` if there is no answer.
+    pub(super) status: Option<u16>,
+    /// What is remarkable about the answer; empty if nothing is.
+    pub(super) note: String,
 }
 
 /// What is known of a request before its answer is made.
@@ -27,8 +51,13 @@ pub(super) struct Admission {
 }
 
 impl Simulation {
-    pub(super) fn new(rate_limit: u32, faults: Faults) -> Self {
-        Self { state: Mutex::new(State { faults, limit: Limit::new(rate_limit) }) }
+    pub(super) fn new(address: SocketAddr, rate_limit: u32, faults: Faults) -> Self {
+        let state = State {
+            faults,
+            limit: Limit::new(rate_limit),
+            asked: VecDeque::with_capacity(MAX_ASKED),
+        };
+        Self { address, state: Mutex::new(state) }
     }
 
     /// Not to be held while anything is awaited.
@@ -45,6 +74,22 @@ impl State {
         let has_room = !counts || self.limit.spend(now, neighbour_since);
         Admission { standing: self.limit.standing(now, neighbour_since), trouble, has_room }
     }
+
+    pub(super) fn remember(&mut self, asked: Asked) {
+        self.asked.truncate(MAX_ASKED - 1);
+        self.asked.push_front(asked);
+    }
+
+    /// The latest first.
+    pub(super) fn asked(&self) -> impl Iterator<Item = &Asked> {
+        self.asked.iter()
+    }
+
+    /// How the limit stands for the requests that a neighbour concerns, if there is one.
+    pub(super) fn standing(&self, now: i64) -> Standing {
+        let neighbours = self.faults.iter().filter(|on| on.breakage.fault == Fault::Neighbour);
+        self.limit.standing(now, neighbours.map(|on| on.since).min())
+    }
 }
 
 #[cfg(test)]
@@ -54,7 +99,7 @@ mod tests {
     fn state(breakages: &[&str]) -> State {
         let breakages = breakages.iter().map(|text| text.parse().unwrap()).collect();
         let faults = Faults::new(breakages, 7_200).unwrap();
-        Simulation::new(100, faults).state().clone()
+        Simulation::new(([127, 0, 0, 1], 0).into(), 100, faults).state().clone()
     }
 
     #[test]
@@ -71,5 +116,23 @@ mod tests {
         let mut state = state(&["neighbour=a{*}"]);
         assert!(!state.admit("a{*}", 7_300).has_room);
         assert!(state.admit("b{*}", 7_300).has_room);
+        assert_eq!(state.standing(7_300).by_neighbour, 99);
+    }
+
+    #[test]
+    fn only_the_latest_requests_are_remembered() {
+        let mut state = state(&[]);
+        for at in 0..100 {
+            let query = "a{*}".to_owned();
+            state.remember(Asked {
+                at,
+                query,
+                window: None,
+                status: Some(200),
+                note: String::new(),
+            });
+        }
+        let at: Vec<i64> = state.asked().map(|asked| asked.at).collect();
+        assert_eq!(at, (50..100).rev().collect::<Vec<_>>());
     }
 }

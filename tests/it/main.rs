@@ -17,5 +17,6 @@ mod streams;
 mod credentials;
 mod shutdown;
 mod binary;
+mod sandbox;
 mod faults;
 mod tidy;

@@ -185,6 +185,7 @@ fn a_framework_is_named_in_its_home_only() {
         ("tonic::", &["scaler", "serve", "proto"][..]),
         ("reqwest::", &["http"]),
         ("axum::", &["admin", "sandbox"]),
+        ("maud::", &["admin", "sandbox"]),
         ("clap::", &["cli", "main"]),
     ];
     let source = repository().join("src");
