@@ -1,5 +1,5 @@
-//! A complete trial on this machine: a Datadog made of waves, and the real server in front of
-//! it, through the real HTTP client. No account, no Kubernetes; loopback only.
+//! A complete trial on this machine: a Datadog made of waves, which breaks on command, and the real
+//! server in front of it, through the real HTTP client. No account, no Kubernetes; loopback only.
 
 use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
