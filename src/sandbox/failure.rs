@@ -129,6 +129,15 @@ mod tests {
     use tokio::time::{Instant, timeout};
 
     use super::*;
+    use crate::sandbox::limit::Limit;
+
+    #[test]
+    fn what_is_refused_does_not_count_and_all_else_does() {
+        let standing = Limit::new(1_600).standing(0, None);
+        for fault in Fault::ALL {
+            assert_eq!(refusal(fault, &standing).is_none(), fault.counts(), "{fault}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_late_is_as_late_as_is_said() {
