@@ -14,7 +14,9 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, builder::BoolishValueP
 use crate::{
     check::{self, Follow, Output, Tls, Triggers, Whom},
     credentials::{self, Given, Origin},
-    http, refresh, sandbox, scaler, serve,
+    http, refresh,
+    sandbox::{self, Breakage, Fault},
+    scaler, serve,
 };
 
 mod values;
@@ -40,6 +42,7 @@ pub enum Command {
     #[command(after_help = CHECK_HELP)]
     Check(Check),
     /// Try it: a simulated Datadog and the real server in front of it, on this machine only
+    #[command(after_help = sandbox_help())]
     Sandbox(Sandbox),
 }
 
@@ -62,6 +65,11 @@ Examples:
 
 Keys come from DD_API_KEY, DD_APP_KEY and DD_SITE, or --credentials-dir.
 Exit code: 0 fine, 1 an error or a warning, 2 a command line that is not understood.";
+
+fn sandbox_help() -> String {
+    let faults = Fault::ALL.map(|fault| format!("\n  {fault:<10}  {}", fault.about()));
+    format!("Faults:{}", faults.concat())
+}
 
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -174,6 +182,11 @@ pub struct Sandbox {
     /// Requests that the simulated Datadog answers in an hour; then it answers 429
     #[arg(long, value_name = "REQUESTS", default_value_t = 1_600)]
     rate_limit: u32,
+
+    /// Break the simulated Datadog from the start, for all queries or for one; can be given several
+    /// times
+    #[arg(long = "fault", value_name = "NAME[=QUERY]")]
+    faults: Vec<Breakage>,
 
     #[command(flatten)]
     engine: Engine,
@@ -313,6 +326,7 @@ impl Sandbox {
             datadog_listen: self.datadog_listen,
             datadog_only: self.datadog_only,
             rate_limit: self.rate_limit,
+            faults: self.faults.clone(),
             refresh: self.engine.refresh_config(),
             scaler: self.engine.scaler_config(),
             connection_age: connection_age(),

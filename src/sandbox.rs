@@ -1,8 +1,10 @@
-//! A complete trial on this machine: a Datadog made of waves, and the real server in front of
-//! it, through the real HTTP client. No account, no Kubernetes; loopback only.
+//! A complete trial on this machine: a Datadog made of waves, which breaks on command, and the real
+//! server in front of it, through the real HTTP client. No account, no Kubernetes; loopback only.
 
-use std::{io::Write, net::SocketAddr, time::Duration};
+use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
+use axum::{Router, routing::get};
 use tokio::task::JoinSet;
 use url::Url;
 
@@ -10,13 +12,27 @@ use crate::{
     credentials::{self, Given, Origin},
     http, refresh, scaler,
     serve::{self, Listeners, Shutdown},
+    source::datadog::wall_clock,
 };
 
+mod printed;
 mod datadog;
+mod switch;
+mod page;
+mod sparkline;
+mod failure;
+mod reply;
 mod query;
+mod state;
+mod broken;
+mod fault;
+mod limit;
 mod catalogue;
 
-use catalogue::METRICS;
+use broken::Faults;
+pub use fault::{Breakage, Fault, NoBreakage};
+use printed::Simulated;
+use state::Simulation;
 
 /// What the simulated Datadog takes for keys.
 const API_KEY: &str = "sandbox-api-key";
@@ -33,6 +49,8 @@ pub struct Config {
     pub datadog_only: bool,
     /// Requests an hour.
     pub rate_limit: u32,
+    /// Switched on from the start, in this order.
+    pub faults: Vec<Breakage>,
     pub refresh: refresh::Config,
     pub scaler: scaler::Config,
     pub connection_age: Duration,
@@ -42,12 +60,15 @@ pub struct Config {
 pub async fn run(config: Config, out: &mut impl Write, shutdown: Shutdown) -> anyhow::Result<()> {
     let datadog = serve::bind(config.datadog_listen, "--datadog-listen").await?;
     let datadog_at = datadog.local_addr()?;
-    let router = datadog::router(config.rate_limit);
+    let faults = Faults::new(config.faults.clone(), wall_clock().as_second());
+    let faults = faults.context("there are too many `--fault`")?;
+    let told = Simulated { address: datadog_at, rate_limit: config.rate_limit, faults: &faults };
+    let router = router(Simulation::new(datadog_at, config.rate_limit, faults.clone()));
     let mut simulation = JoinSet::new();
     simulation.spawn(async move { axum::serve(datadog, router).await });
 
     if config.datadog_only {
-        tell_datadog_only(out, &config.program, datadog_at, config.rate_limit)?;
+        printed::tell_datadog_only(out, &told, &config.program)?;
         tokio::select! {
             () = shutdown.leave.cancelled() => {}
             _ = simulation.join_next() => anyhow::bail!("the simulated Datadog ended"),
@@ -57,8 +78,16 @@ pub async fn run(config: Config, out: &mut impl Write, shutdown: Shutdown) -> an
 
     let listeners = Listeners::bind(config.listen, config.admin_listen).await?;
     let addresses = (listeners.grpc.local_addr()?, listeners.admin.local_addr()?);
-    tell(out, datadog_at, addresses, config.rate_limit)?;
+    printed::tell(out, &told, addresses)?;
     serve::run(serve_config(&config, datadog_at)?, listeners, shutdown).await
+}
+
+fn router(simulation: Simulation) -> Router {
+    Router::new()
+        .route("/", get(page::show))
+        .route("/api/v1/query", get(datadog::query))
+        .merge(switch::routes())
+        .with_state(Arc::new(simulation))
 }
 
 fn serve_config(config: &Config, datadog: SocketAddr) -> anyhow::Result<serve::Config> {
@@ -76,62 +105,4 @@ fn serve_config(config: &Config, datadog: SocketAddr) -> anyhow::Result<serve::C
         drain_delay: Duration::ZERO,
         connection_age: config.connection_age,
     })
-}
-
-fn tell(
-    out: &mut impl Write,
-    datadog: SocketAddr,
-    (grpc, admin): (SocketAddr, SocketAddr),
-    rate_limit: u32,
-) -> std::io::Result<()> {
-    writeln!(out, "A simulated Datadog  http://{datadog}  ({rate_limit} requests an hour)")?;
-    writeln!(out, "The real scaler      {grpc} (gRPC), http://{admin}/metrics")?;
-    tell_metrics(out)?;
-    writeln!(out, "\nAsk as KEDA does, with grpcurl (https://github.com/fullstorydev/grpcurl):\n")?;
-    let object = concat!(
-        "{\"name\": \"shop\", \"namespace\": \"demo\", \"scalerMetadata\":\n",
-        "    {\"query\": \"avg:sandbox.steps{*}\", \"queryValue\": \"5\"}}",
-    );
-    let metric = format!(
-        "{{\"metricName\": \"datadog-avg-sandbox-steps\", \"scaledObjectRef\":\n    {object}}}"
-    );
-    for (what, method, message) in [
-        ("Should it run at all?", "IsActive", object),
-        ("What is its metric called, and what is the target?", "GetMetricSpec", object),
-        ("What is the value now?", "GetMetrics", &metric),
-        (
-            "Tell me when that changes, and each minute that it is active (Ctrl-C ends it):",
-            "StreamIsActive",
-            object,
-        ),
-    ] {
-        writeln!(out, "  # {what}")?;
-        writeln!(out, "  grpcurl -plaintext -emit-defaults -d '{message}' \\")?;
-        writeln!(out, "    {grpc} externalscaler.ExternalScaler/{method}\n")?;
-    }
-    writeln!(out, "Ctrl-C stops the sandbox.")?;
-    out.flush()
-}
-
-fn tell_datadog_only(
-    out: &mut impl Write,
-    program: &str,
-    datadog: SocketAddr,
-    rate_limit: u32,
-) -> std::io::Result<()> {
-    writeln!(out, "A simulated Datadog  http://{datadog}  ({rate_limit} requests an hour)")?;
-    tell_metrics(out)?;
-    writeln!(out, "\nA server of your own in front of it:\n")?;
-    writeln!(out, "  DD_API_KEY={API_KEY} DD_APP_KEY={APP_KEY} DATADOG_HOST=http://{datadog} \\")?;
-    writeln!(out, "    {program} serve\n")?;
-    writeln!(out, "Ctrl-C stops the sandbox.")?;
-    out.flush()
-}
-
-fn tell_metrics(out: &mut impl Write) -> std::io::Result<()> {
-    writeln!(out, "\nIts metrics:\n")?;
-    for metric in &METRICS {
-        writeln!(out, "  {:<22} {}", metric.name, metric.about)?;
-    }
-    Ok(())
 }

@@ -5,6 +5,8 @@ use super::catalogue::{INTERVAL, Metric, Sample, find};
 
 /// <https://docs.datadoghq.com/dashboards/functions/rollup/>
 const MAX_POINTS: i64 = 1_500;
+/// Width of a bucket, in seconds; what is older than that is not kept anyway.
+const WIDEST: i64 = 30 * 86_400;
 
 /// One top-level query.
 #[derive(Debug, PartialEq)]
@@ -80,7 +82,7 @@ impl SimulatedQuery {
                     let arguments = rest.parentheses()?;
                     for argument in arguments.split(',').map(str::trim) {
                         match argument.parse::<i64>() {
-                            Ok(seconds) if seconds > 0 => step = seconds.max(INTERVAL),
+                            Ok(seconds) if seconds > 0 => step = seconds.clamp(INTERVAL, WIDEST),
                             _ => time = method(argument)?,
                         }
                     }
@@ -113,7 +115,7 @@ impl SimulatedQuery {
 
     /// Widens the buckets until there are no more than Datadog gives.
     pub(super) fn fit(&mut self, from: i64, to: i64) {
-        let narrowest = (to - from).max(0) / MAX_POINTS;
+        let narrowest = to.saturating_sub(from).max(0) / MAX_POINTS;
         self.step = self.step.max((narrowest / INTERVAL + 1) * INTERVAL);
     }
 
@@ -283,6 +285,7 @@ mod tests {
         check("avg:sandbox.flat{*}", &[("*", Some(12.0))]);
         check("sandbox.flat{*}.as_count().rollup(sum, 20)", &[("*", Some(12.0))]);
         check("avg:sandbox.flat{*}.rollup(sum, 30)", &[("*", Some(24.0))]);
+        check("avg:sandbox.flat{*}.rollup(sum, 9223372036854775807)", &[("*", None)]);
         check("avg:sandbox.late{*}", &[("*", None)]);
         check("avg:sandbox.flat{env:prod}", &[]);
         check("avg:sandbox.unheard{*}", &[]);

@@ -17,5 +17,7 @@ mod streams;
 mod credentials;
 mod shutdown;
 mod binary;
+mod sandbox;
+mod faults;
 mod check;
 mod tidy;

@@ -12,6 +12,7 @@ use clap::CommandFactory as _;
 use keda_datadog_scaler::{
     cli::Cli,
     metrics::{Method, Metrics},
+    sandbox::Fault,
     source::SourceError,
     trigger::{KEYS, Trigger},
 };
@@ -116,6 +117,15 @@ fn the_readme_knows_every_flag_and_its_environment_name() {
 }
 
 #[test]
+fn the_readme_knows_every_fault_of_the_sandbox() {
+    let readme = read("README.md");
+    for fault in Fault::ALL {
+        let row = format!("| `{fault}` | {} |\n", fault.about());
+        assert!(readme.contains(&row), "{row} is not in the README");
+    }
+}
+
+#[test]
 fn the_readme_knows_every_metadata_key() {
     let readme = read("README.md");
     for key in KEYS {
@@ -175,6 +185,7 @@ fn a_framework_is_named_in_its_home_only() {
         ("tonic::", &["check", "scaler", "serve", "proto"][..]),
         ("reqwest::", &["http"]),
         ("axum::", &["admin", "sandbox"]),
+        ("maud::", &["admin", "sandbox"]),
         ("clap::", &["cli", "main"]),
     ];
     let source = repository().join("src");

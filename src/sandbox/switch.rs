@@ -1,0 +1,142 @@
+//! The faults over HTTP: switched on, mended and listed while the sandbox runs.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{FromRequestParts, Path, Query, State},
+    http::{StatusCode, header, request::Parts, uri::Authority},
+    routing::{get, put},
+};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    fault::{Breakage, Fault, NoBreakage},
+    state::Simulation,
+};
+use crate::source::datadog::wall_clock;
+
+/// A line of text, the same for all answers.
+type Answer = (StatusCode, String);
+
+pub(super) fn routes() -> Router<Arc<Simulation>> {
+    Router::new()
+        .route("/faults", get(list).delete(mend))
+        .route("/faults/{name}", put(switch_on))
+        .method_not_allowed_fallback(async || {
+            let known = "PUT /faults/NAME, DELETE /faults and GET /faults are known";
+            (StatusCode::METHOD_NOT_ALLOWED, format!("{known}\n"))
+        })
+}
+
+/// Of a misspelt parameter it is not to be thought that all queries are meant.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Which {
+    /// All queries, if there is none.
+    query: Option<String>,
+}
+
+async fn switch_on(
+    _: NoWebsite,
+    State(simulation): State<Arc<Simulation>>,
+    Path(name): Path<String>,
+    Query(which): Query<Which>,
+) -> Answer {
+    let breakage =
+        name.parse().and_then(|fault: Fault| Breakage::new(fault, which.query.as_deref()));
+    let breakage = match breakage {
+        Ok(breakage) => breakage,
+        Err(error @ NoBreakage::UnknownFault { .. }) => {
+            return (StatusCode::NOT_FOUND, format!("{error}\n"));
+        }
+        Err(error @ NoBreakage::EmptyQuery) => {
+            return (StatusCode::BAD_REQUEST, format!("{error}\n"));
+        }
+    };
+    let now = wall_clock().as_second();
+    let faults = &mut simulation.state().faults;
+    match faults.switch_on(breakage, now) {
+        Ok(()) => (StatusCode::OK, format!("{faults}\n")),
+        Err(full) => (StatusCode::CONFLICT, format!("{full}\n")),
+    }
+}
+
+async fn mend(
+    _: NoWebsite,
+    State(simulation): State<Arc<Simulation>>,
+    Query(which): Query<Which>,
+) -> Answer {
+    let faults = &mut simulation.state().faults;
+    match which.query {
+        Some(query) => faults.mend(&query),
+        None => faults.mend_all(),
+    }
+    (StatusCode::OK, format!("{faults}\n"))
+}
+
+async fn list(State(simulation): State<Arc<Simulation>>) -> Json<Value> {
+    let state = simulation.state();
+    let faults = state.faults.iter().map(|on| {
+        json!({
+            "fault": on.breakage.fault.name(),
+            "about": on.breakage.fault.about(),
+            "query": on.breakage.query,
+            "since": Timestamp::from_second(on.since).ok().map(|since| since.to_string()),
+        })
+    });
+    Json(faults.collect())
+}
+
+/// The request was not made by a website that is open in a browser on this machine: a browser names
+/// the website in `Origin`, or, if the website's name leads to this machine, in `Host`.
+struct NoWebsite;
+
+impl<S: Sync> FromRequestParts<S> for NoWebsite {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Answer> {
+        let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        if !parts.headers.contains_key(header::ORIGIN) && host.is_some_and(is_this_machine) {
+            return Ok(Self);
+        }
+        let refusal = "only this machine may switch faults, by a loopback address and not from a \
+                       website";
+        Err((StatusCode::FORBIDDEN, format!("{refusal}\n")))
+    }
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let name = authority.host();
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_loopback_address_is_this_machine() {
+        for host in
+            ["127.0.0.1:8282", "127.9.9.9", "localhost:1", "LocalHost", "[::1]:8282", "[::1]"]
+        {
+            assert!(is_this_machine(host), "{host}");
+        }
+        for host in [
+            "",
+            "example.com",
+            "127.0.0.1.example.com",
+            "localhost.example.com",
+            "10.0.0.1:80",
+            "[::2]:1",
+            "0.0.0.0:1",
+            "a@b@c",
+        ] {
+            assert!(!is_this_machine(host), "{host}");
+        }
+    }
+}
