@@ -78,7 +78,7 @@ pub async fn run(config: Config, out: &mut impl Write, shutdown: Shutdown) -> an
 
     let listeners = Listeners::bind(config.listen, config.admin_listen).await?;
     let addresses = (listeners.grpc.local_addr()?, listeners.admin.local_addr()?);
-    printed::tell(out, &told, addresses)?;
+    printed::tell(out, &told, &config.program, addresses)?;
     serve::run(serve_config(&config, datadog_at)?, listeners, shutdown).await
 }
 

@@ -23,12 +23,16 @@ pub(super) struct Simulated<'a> {
 pub(super) fn tell(
     out: &mut impl Write,
     datadog: &Simulated<'_>,
+    program: &str,
     (grpc, admin): (SocketAddr, SocketAddr),
 ) -> io::Result<()> {
     tell_datadog(out, datadog)?;
     writeln!(out, "The real scaler      {grpc} (gRPC), http://{admin}/metrics")?;
     tell_metrics(out)?;
-    writeln!(out, "\nAsk as KEDA does, with grpcurl (https://github.com/fullstorydev/grpcurl):\n")?;
+    writeln!(out, "\nPlay KEDA against it; `--watch` goes on doing so:\n")?;
+    writeln!(out, "  {program} check --through {grpc} \\")?;
+    writeln!(out, "    --metadata 'query=avg:sandbox.steps{{*}}' --metadata queryValue=5\n")?;
+    writeln!(out, "The same with grpcurl (https://github.com/fullstorydev/grpcurl):\n")?;
     let object = concat!(
         "{\"name\": \"shop\", \"namespace\": \"demo\", \"scalerMetadata\":\n",
         "    {\"query\": \"avg:sandbox.steps{*}\", \"queryValue\": \"5\"}}",

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use clap::Parser as _;
@@ -12,11 +13,13 @@ use futures_util::{Stream, stream};
 use keda_datadog_scaler::{
     check,
     cli::{Cli, Command, Environment},
+    credentials::{Given, Origin},
     proto::{
         GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, IsActiveResponse, MetricSpec,
         MetricValue, ScaledObjectRef,
         external_scaler_server::{ExternalScaler, ExternalScalerServer},
     },
+    sandbox::Fault,
 };
 use serde_json::Value;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
@@ -27,7 +30,10 @@ use tonic::{
 };
 
 use crate::{
-    harness::{API_KEY, APP_KEY, FakeDatadog, Reply, Server, install_tls, soon},
+    harness::{
+        API_KEY, APP_KEY, FakeDatadog, Reply, Server, config as serve_config, install_tls, soon,
+    },
+    sandbox::Sandbox,
     transport::TlsRelay,
 };
 
@@ -324,6 +330,66 @@ async fn tls_is_as_keda_has_it() {
     let (report, _) = checked(&arguments).await;
     let [finding] = &findings(&report)[..] else { panic!("one finding") };
     assert!(finding.ends_with("; it does not speak TLS: take `enableTLS` out"), "{finding}");
+}
+
+/// What KEDA would have seen, in one line.
+async fn seen_under(fault: Fault) -> String {
+    let sandbox = Sandbox::start(&["--fault", fault.name()]).await;
+    let mut config = serve_config(&sandbox.datadog);
+    config.credentials.origin = Origin::Given(Given {
+        api_key: Some("sandbox-api-key".into()),
+        app_key: Some("sandbox-app-key".into()),
+        site: None,
+    });
+    if matches!(fault, Fault::Slow | Fault::Hang) {
+        config.scaler.patience = Duration::from_millis(300);
+    }
+    let server = Server::start_with(config).await;
+    let address = server.grpc.trim_start_matches("http://");
+    let query = ["--metadata", "query=avg:sandbox.flat{*}"];
+    let (report, _) = checked(&[&query[..], &TARGET, &["--through", address]].concat()).await;
+    let outcome = &report["triggers"][0]["outcome"];
+    let text = match (&outcome["value"], &outcome["active"], outcome["code"].as_str()) {
+        (value, active, None) => format!("{value}, active {active}"),
+        (_, _, Some(code)) => format!("{code}: {}", outcome["message"].as_str().unwrap()),
+    };
+    let here = sandbox.datadog.trim_start_matches("http://");
+    format!("{:<10}  {}\n", fault.name(), text.replace(here, "HERE"))
+}
+
+#[tokio::test]
+async fn no_value_is_wrong_under_any_fault() {
+    let mut table = String::new();
+    for fault in Fault::ALL {
+        table += &seen_under(fault).await;
+    }
+    // How long it is until the limit resets differs from run to run.
+    let (before, after) = table.split_once("it resets in ").unwrap();
+    let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
+    insta::assert_snapshot!(format!("{before}it resets in …{after}"), @r"
+    401         FAILED_PRECONDITION: Datadog refuses the keys (401) at HERE; check that they belong to this site and may read metrics (`timeseries_query`)
+    403         FAILED_PRECONDITION: Datadog refuses the keys (403) at HERE; check that they belong to this site and may read metrics (`timeseries_query`)
+    422         UNAVAILABLE: Datadog cannot process the query at the moment (422); that passes, and `metricUnavailableValue` would bridge it
+    429         RESOURCE_EXHAUSTED: Datadog's rate limit is spent at HERE: 1600 requests each 3600 s; it resets in … s; read less often (`--refresh`), or ask Datadog for more
+    429-bare    RESOURCE_EXHAUSTED: Datadog's rate limit is spent at HERE; read less often (`--refresh`), or ask Datadog for more
+    500         UNAVAILABLE: Datadog fails at HERE (500); nothing is wrong with the query
+    502         UNAVAILABLE: Datadog fails at HERE (502); nothing is wrong with the query
+    504         UNAVAILABLE: Datadog fails at HERE (504); nothing is wrong with the query
+    error       UNAVAILABLE: Datadog fails at HERE (Query timed out); nothing is wrong with the query
+    rejected    INVALID_ARGUMENT: Datadog rejects the query: Error parsing query: unable to parse avg:sandbox.flat{*}: Rule 'query' didn't match at 'avg:sandbox.flat{*}' (line 1, column 1)
+    latency     12.0, active true
+    slow        DEADLINE_EXCEEDED: no reading from HERE within 300ms; it is still being fetched
+    hang        DEADLINE_EXCEEDED: no reading from HERE within 300ms; it is still being fetched
+    reset       UNAVAILABLE: HERE cannot be reached: the connection broke off (end of file before message length reached)
+    garbage     INTERNAL: the answer from HERE is not understood: it is not a JSON object
+    truncated   INTERNAL: the answer from HERE is not understood: it is not a JSON object
+    huge        INVALID_ARGUMENT: the answer has more than 8 MiB; group by fewer tags, or ask for a shorter `age`
+    empty       NOT_FOUND: the query has no data in the last 90 seconds; wait for data, widen `age`, or set `metricUnavailableValue`
+    null        NOT_FOUND: the query has no data in the last 90 seconds; wait for data, widen `age`, or set `metricUnavailableValue`
+    last-null   12.0, active true
+    clock-skew  FAILED_PRECONDITION: this machine's clock and that of HERE are 600 s apart, so that queries look at the wrong time; set it right
+    neighbour   12.0, active true
+    ");
 }
 
 /// Sends each line on.

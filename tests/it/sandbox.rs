@@ -18,7 +18,7 @@ pub(crate) const FLAT: &str = "avg:sandbox.flat{*}";
 
 /// The sandbox on free ports.
 pub(crate) struct Sandbox {
-    datadog: String,
+    pub(crate) datadog: String,
     _running: JoinSet<anyhow::Result<()>>,
 }
 
