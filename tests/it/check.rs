@@ -165,8 +165,8 @@ impl ExternalScaler for FakeScaler {
 
 #[tokio::test]
 async fn a_scaler_is_asked_what_keda_asks_in_its_order() {
-    let value = MetricValue { metric_name: "m".into(), metric_value: 7, metric_value_float: 0.0 };
-    let scaler = FakeScaler { value: Some(value), ..FakeScaler::default() };
+    let answer = MetricValue { metric_name: "m".into(), metric_value: 7, metric_value_float: 0.0 };
+    let scaler = FakeScaler { value: Some(answer), ..FakeScaler::default() };
     let (address, _server) = scaler.start().await;
     let address = address.to_string();
     let directory = tempfile::tempdir().unwrap();
@@ -180,10 +180,10 @@ spec:
       metadata: {scalerAddress: "here:9090", query: "avg:a{*}", queryValue: "5", nameFromEnv: NAME}
 "#;
     std::fs::write(&file, yaml).unwrap();
-    let (report, fine) = checked(&["-f", file.to_str().unwrap(), "--through", &address]).await;
+    let (told, fine) = checked(&["-f", file.to_str().unwrap(), "--through", &address]).await;
     assert!(!fine, "`nameFromEnv` is not known");
     assert_eq!(
-        calls(&report),
+        calls(&told),
         ["GetMetricSpec OK 2.5", "GetMetrics OK 7.0", "IsActive OK true"],
         "KEDA reads the whole number where the other is not positive"
     );
