@@ -170,7 +170,7 @@ async fn a_scaler_is_asked_what_keda_asks_in_its_order() {
     let (address, _server) = scaler.start().await;
     let address = address.to_string();
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("shop.yaml");
+    let path = directory.path().join("shop.yaml");
     let yaml = r#"
 kind: ScaledObject
 metadata: {name: shop, namespace: demo}
@@ -179,11 +179,11 @@ spec:
     - type: external
       metadata: {scalerAddress: "here:9090", query: "avg:a{*}", queryValue: "5", nameFromEnv: NAME}
 "#;
-    std::fs::write(&file, yaml).unwrap();
-    let (told, fine) = checked(&["-f", file.to_str().unwrap(), "--through", &address]).await;
+    std::fs::write(&path, yaml).unwrap();
+    let (report, fine) = checked(&["-f", path.to_str().unwrap(), "--through", &address]).await;
     assert!(!fine, "`nameFromEnv` is not known");
     assert_eq!(
-        calls(&told),
+        calls(&report),
         ["GetMetricSpec OK 2.5", "GetMetrics OK 7.0", "IsActive OK true"],
         "KEDA reads the whole number where the other is not positive"
     );
