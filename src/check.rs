@@ -1,60 +1,58 @@
 //! Explains triggers: reads each once, through the same rooms as the server, or plays KEDA
 //! against a running one, and tells every step.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    io::Write,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io::Write, path::PathBuf, sync::Arc};
 
-use tokio::task::spawn_blocking;
+use anyhow::Context as _;
+use tokio::task::{spawn_blocking, yield_now};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    credentials::{self, Origin},
-    demand::Demand,
+    credentials::{self, CredentialsError, Origin},
+    demand::{Account, Demand},
     http,
     metrics::Metrics,
-    proto::external_scaler_client::ExternalScalerClient,
     scaler::Failure,
     source::{Source, datadog::Datadog},
     trigger::{Subject, Trigger},
     words::shorten,
 };
 
-mod manifest;
 mod examine;
 mod settings;
 mod reading;
-mod replicas;
-mod through;
 mod watch;
-mod report;
+mod through;
+mod replicas;
 mod text;
+mod json;
+mod report;
+mod manifest;
 
 pub use examine::Server;
-pub use manifest::ManifestError;
+pub use manifest::InputError;
 pub use through::Tls;
 pub use watch::Follow;
 
-use examine::examine;
-use manifest::{Manifest, Written};
-use reading::{Asked, Seen};
-use report::{Examined, Level, Outcome, Report, Step};
-use through::{Keda, Pool, Security};
+use manifest::{Found, Selected};
+use reading::Fetches;
+use report::{Evidence, Examined, Failed, Level, Outcome, Report, Step};
+use through::{Keda, Pool, Security, Unconnected};
 use watch::Watched;
+
+/// Most characters of somebody's text that a message repeats.
+const MAX_SHOWN: usize = 100;
 
 #[derive(Clone, Debug)]
 pub struct Config {
     pub triggers: Triggers,
-    /// Index or name of the one trigger to look at.
+    /// Index or name of the triggers to look at.
     pub only: Option<String>,
     /// Replicas that there are, for what the HPA would ask for.
     pub replicas: u32,
     pub output: Output,
     pub server: Server,
-    pub whom: Whom,
+    pub ask: Ask,
 }
 
 /// Where the triggers are written down.
@@ -77,7 +75,7 @@ pub enum Output {
 
 /// Whom to ask for a reading.
 #[derive(Clone, Debug)]
-pub enum Whom {
+pub enum Ask {
     /// Only what can be told without.
     Nobody,
     Datadog {
@@ -93,27 +91,21 @@ pub enum Whom {
     },
 }
 
-/// Most characters of a name that a finding repeats.
-const MAX_SHOWN: usize = 100;
-
-/// Where readings come from.
-enum Asking<S> {
+/// Who answers.
+enum Respondent<S> {
     Nobody,
-    Datadog { source: S, asked: Option<Asked>, seen: HashMap<Demand, Seen> },
-    Scaler { pool: Pool, follow: Option<Follow>, watched: Vec<Watched> },
-}
-
-impl<S> Asking<S> {
-    /// What becomes of the trigger's `authenticationRef`.
-    fn note_on(&self, written: &Written) -> Option<String> {
-        let name = shorten(&written.authentication_ref.as_ref()?.name, MAX_SHOWN);
-        let used = match self {
-            Self::Nobody => return None,
-            Self::Datadog { .. } => "the keys given to `check` are used",
-            Self::Scaler { .. } => "this version of the scaler uses its own keys",
-        };
-        Some(format!("`authenticationRef` \"{name}\" is not resolved here; {used}"))
-    }
+    Datadog {
+        source: S,
+        account: Result<Arc<Account>, CredentialsError>,
+        /// Where the account's keys come from.
+        keys: String,
+        fetched: Fetches,
+    },
+    Scaler {
+        pool: Pool,
+        follow: Option<Follow>,
+        watched: Vec<Watched>,
+    },
 }
 
 /// Tells on `out`, and says whether everything is fine. An error is one of the command line, of
@@ -123,49 +115,60 @@ pub async fn run(
     out: &mut impl Write,
     shutdown: CancellationToken,
 ) -> anyhow::Result<bool> {
-    let mut asking = asking(&config.whom)?;
+    let mut respondent = Respondent::new(&config.ask).await?;
     let fine = tokio::select! {
         told = async {
-            let manifests = manifests(&config.triggers).await?;
-            tell_all(&config, &manifests, &mut asking, out).await
+            let found = find(&config.triggers).await?;
+            tell_all(&config, &found, &mut respondent, out).await
         } => told?,
         () = shutdown.cancelled() => anyhow::bail!("interrupted"),
     };
-    match asking {
-        Asking::Scaler { follow: Some(follow), watched, .. } if !watched.is_empty() => {
-            Ok(watch::run(watched, follow, config.output, out, shutdown).await?)
-        }
-        _ => Ok(fine),
+    let Respondent::Scaler { follow: Some(follow), watched, .. } = respondent else {
+        return Ok(fine);
+    };
+    let answered = watch::run(watched, follow, config.output, out, shutdown).await?;
+    Ok(fine && answered)
+}
+
+async fn find(triggers: &Triggers) -> anyhow::Result<Found> {
+    match triggers.clone() {
+        // Standard input may take its time, and Ctrl-C is to end that.
+        Triggers::Files(files) => Ok(spawn_blocking(move || manifest::find(&files))
+            .await
+            .context("reading the files panicked")??),
+        Triggers::Metadata(metadata) => Ok(Found::of_metadata(&metadata)),
     }
 }
 
 async fn tell_all<S: Source>(
     config: &Config,
-    manifests: &[Manifest],
-    asking: &mut Asking<S>,
+    found: &Found,
+    respondent: &mut Respondent<S>,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
-    let selected = select(manifests, config.only.as_deref())?;
-    let mut report = Report { fine: true, triggers: Vec::new() };
-    for (manifest, index) in selected {
-        let examined = one(config, manifest, index, asking).await;
+    let (selected, others) = found.select(config.only.as_deref())?;
+    let unreadable = found.odd.clone();
+    let mut report =
+        Report { fine: unreadable.is_empty(), unreadable, others, triggers: Vec::new() };
+    for selected in selected {
+        // Ctrl-C is heard.
+        yield_now().await;
+        let mut examined = one(config, &selected, respondent).await;
         report.fine &= examined.is_fine();
         if let Output::Text { width } = config.output {
             let gap = if report.triggers.is_empty() { "" } else { "\n\n" };
             write!(out, "{gap}{}", text::trigger(&examined, width))?;
             out.flush()?;
+            // It has been told, and may be large.
+            examined.evidence = Evidence::Nobody {};
         }
         report.triggers.push(examined);
     }
     match config.output {
-        Output::Json => {
-            serde_json::to_writer_pretty(&mut *out, &report)?;
-            writeln!(out)?;
-        }
-        Output::Text { .. } if report.triggers.len() > 1 => {
-            write!(out, "\n{}", text::summary(&report))?;
-        }
-        Output::Text { .. } => {}
+        Output::Text { .. } => write!(out, "{}", text::summary(&report))?,
+        // One line, as those that follow.
+        Output::Json if respondent.is_followed() => out.write_all(&json::line(&report)?)?,
+        Output::Json => out.write_all(&json::document(&report)?)?,
     }
     out.flush()?;
     Ok(report.fine)
@@ -174,158 +177,158 @@ async fn tell_all<S: Source>(
 /// Every step of one trigger.
 async fn one<S: Source>(
     config: &Config,
-    manifest: &Manifest,
-    index: usize,
-    asking: &mut Asking<S>,
+    selected: &Selected<'_>,
+    respondent: &mut Respondent<S>,
 ) -> Examined {
-    let (mut examined, trigger) = examine(manifest, index, &config.server);
-    let written = &manifest.spec.triggers[index];
-    if let Some(note) = asking.note_on(written) {
-        examined.find(Level::Note, Step::Trigger, note);
-    }
-    match asking {
-        Asking::Nobody => {}
-        Asking::Datadog { source, asked, seen } => {
+    let (mut examined, trigger) = examine::examine(selected, &config.server);
+    respondent.note_on_authentication(selected, &mut examined);
+    match respondent {
+        Respondent::Nobody => {}
+        Respondent::Datadog { source, account, keys, fetched } => {
             if let Some(trigger) = &trigger {
-                if asked.is_none() {
-                    *asked = asked_of(&config.whom, &mut examined).await;
-                }
-                if let Some(asked) = asked {
-                    read(config, trigger, source, asked, seen, &mut examined).await;
-                }
+                let asked = (&*source, &*account, &**keys);
+                ask_datadog(&config.server, trigger, asked, fetched, &mut examined).await;
             }
         }
         // Whatever we make of the metadata, it is the scaler's answer that counts.
-        Asking::Scaler { pool, follow, watched } => {
-            let connected = keda(manifest, written, pool).await;
-            match connected {
-                Ok(mut keda) => {
-                    let (calls, outcome) = keda.poll().await;
-                    if let Outcome::Failed { code, message } = &outcome {
-                        let message = format!("KEDA gets {code}: {message}");
-                        examined.find(Level::Error, Step::Calls, message);
-                    }
-                    (examined.calls, examined.outcome) = (calls, Some(outcome));
-                    if follow.is_some() {
-                        watched.push(Watched::new(manifest, keda, &examined));
-                    }
-                }
-                Err(error) => examined.find(Level::Error, Step::Calls, error.to_string()),
-            }
+        Respondent::Scaler { pool, follow, watched } => {
+            let keda = ask_scaler(selected, pool, &mut examined).await;
+            watched.extend(
+                keda.filter(|_| follow.is_some())
+                    .map(|keda| Watched::new(selected, keda, &examined)),
+            );
         }
     }
-    if let Some(Outcome::Value { value, target, .. }) = examined.outcome {
-        let replicas = replicas::asked_for(manifest, written, value, target, config.replicas);
-        examined.replicas = Some(replicas);
+    if let Some(Outcome::Answered { value, active, target }) = examined.outcome {
+        examined.scaling = replicas::scaling(selected, value, active, target, config.replicas);
+    }
+    examine::question_scaling(selected, &mut examined);
+    // How a running scaler holds is its own affair.
+    if let (Some(trigger), Respondent::Nobody | Respondent::Datadog { .. }) = (&trigger, respondent)
+    {
+        examine::question_hold(selected, trigger, &config.server, &mut examined);
     }
     examined
 }
 
-/// `None` without keys; that is then told.
-async fn asked_of(whom: &Whom, examined: &mut Examined) -> Option<Asked> {
-    let Whom::Datadog { credentials, .. } = whom else { return None };
-    let keys = match &credentials.origin {
-        Origin::Given(_) => "the environment".to_owned(),
-        Origin::Directory(directory) => directory.display().to_string(),
-    };
-    let own = match credentials::load(credentials.clone()).await {
-        Ok((credentials, _)) => credentials.own(),
-        Err(error) => Err(error),
-    };
-    match own {
-        Ok(account) => Some(Asked { account, keys }),
-        Err(error) => {
-            reading::fail(examined, Step::Request, &Failure::Credentials(error));
-            None
-        }
-    }
-}
-
-/// Equal demands are one request, here as in the server.
-async fn read(
-    config: &Config,
+async fn ask_datadog(
+    server: &Server,
     trigger: &Trigger,
-    source: &impl Source,
-    asked: &Asked,
-    known: &mut HashMap<Demand, Seen>,
+    (source, account, keys): (&impl Source, &Result<Arc<Account>, CredentialsError>, &str),
+    fetches: &mut Fetches,
     examined: &mut Examined,
 ) {
     let Subject::Query(query) = &trigger.subject else {
-        reading::fail(examined, Step::Request, &Failure::ClusterAgent);
-        return;
+        return reading::fail(examined, Step::Request, &Failure::ClusterAgent);
     };
-    let demand = Demand { account: asked.account.clone(), query: query.clone() };
-    let seen = match known.get(&demand) {
-        Some(seen) => seen.clone(),
-        None => reading::ask(source, &demand, config.server.refresh).await,
+    let account = match account {
+        Ok(account) => account,
+        Err(error) => {
+            let failure = Failure::Credentials(error.clone());
+            return reading::fail(examined, Step::Request, &failure);
+        }
     };
-    reading::explain(trigger, query, asked, &seen, config.server.hold, examined);
-    known.insert(demand, seen);
+    let demand = Demand { account: account.clone(), query: query.clone() };
+    let fetched = fetches.get(source, demand, server.refresh).await;
+    let asked = (account.host(), keys.to_owned());
+    reading::explain(trigger, query, asked, &fetched, server, examined);
 }
 
-async fn keda(
-    manifest: &Manifest,
-    written: &Written,
+/// `None` if nothing can be asked that way.
+async fn ask_scaler(
+    selected: &Selected<'_>,
     pool: &mut Pool,
-) -> Result<Keda, through::Unconnected> {
-    let object = through::reference(manifest, written, pool.address());
-    let channel = pool.connect(Security::of(&object.scaler_metadata)).await?;
-    Ok(Keda { client: ExternalScalerClient::new(channel), object })
-}
-
-fn asking(whom: &Whom) -> anyhow::Result<Asking<Datadog>> {
-    Ok(match whom.clone() {
-        Whom::Nobody => Asking::Nobody,
-        Whom::Datadog { http, .. } => {
-            let source = Datadog::new(http::Client::new(&http)?, Arc::new(Metrics::new()));
-            Asking::Datadog { source, asked: None, seen: HashMap::new() }
+    examined: &mut Examined,
+) -> Option<Keda> {
+    let object = selected.reference();
+    let security = Security::of(&object);
+    let (channel, reached) = match pool.channel(security).await {
+        Ok(channel) => channel,
+        Err(error) => {
+            tell_unconnected(&error, examined);
+            return None;
         }
-        Whom::Scaler { address, tls, follow } => {
-            Asking::Scaler { pool: Pool::new(address, tls), follow, watched: Vec::new() }
-        }
-    })
-}
-
-async fn manifests(triggers: &Triggers) -> anyhow::Result<Vec<Manifest>> {
-    match triggers {
-        Triggers::Files(files) => {
-            let files = files.clone();
-            // Standard input may take its time, and Ctrl-C is to end that.
-            Ok(spawn_blocking(move || manifest::read(&files)).await??)
-        }
-        Triggers::Metadata(metadata) => Ok(vec![Manifest::of_metadata(metadata)]),
-    }
-}
-
-/// The triggers that are this scaler's, or the one of them that is wanted.
-fn select<'a>(
-    manifests: &'a [Manifest],
-    only: Option<&str>,
-) -> Result<Vec<(&'a Manifest, usize)>, ManifestError> {
-    let all: Vec<(&Manifest, usize)> = manifests
-        .iter()
-        .flat_map(|manifest| {
-            let triggers = manifest.spec.triggers.iter().enumerate();
-            triggers.filter(|(_, t)| t.is_ours()).map(move |(index, _)| (manifest, index))
-        })
-        .collect();
-    if all.is_empty() {
-        return Err(ManifestError::NoneOurs);
-    }
-    let Some(wanted) = only else { return Ok(all) };
-    let name = |(manifest, index): &(&Manifest, usize)| manifest.spec.triggers[*index].name.clone();
-    let is_wanted = |trigger: &(&Manifest, usize)| {
-        name(trigger).as_deref() == Some(wanted) || trigger.1.to_string() == wanted
     };
-    let found: Vec<_> = all.iter().copied().filter(is_wanted).collect();
-    if found.is_empty() {
-        let there = all.iter().map(|trigger| match name(trigger) {
-            Some(name) => format!("{} ({name})", trigger.1),
-            None => trigger.1.to_string(),
-        });
-        return Err(ManifestError::NoTrigger { wanted: wanted.to_owned(), there: there.collect() });
+    if pool.is_disarmed(security) {
+        examined.find(
+            Level::Warning,
+            Step::Calls,
+            "`unsafeSsl` takes any certificate, in spite of `--ca-cert`, here as in KEDA; take it \
+             out",
+        );
     }
-    Ok(found)
+    let mut keda = Keda::new(channel, object, pool.address());
+    if let Err(error) = reached {
+        tell_unconnected(&error, examined);
+        return Some(keda);
+    }
+    let poll = keda.poll().await;
+    if let Outcome::Failed(Failed { code, message, .. }) = &poll.outcome {
+        examined.find(Level::Error, Step::Calls, format!("KEDA gets {code}: {message}"));
+    }
+    for odd in poll.odd {
+        examined.find(Level::Warning, Step::Calls, odd);
+    }
+    examined.outcome = Some(poll.outcome);
+    examined.evidence = Evidence::Scaler { calls: poll.calls };
+    Some(keda)
+}
+
+fn tell_unconnected(error: &Unconnected, examined: &mut Examined) {
+    let message = error.to_string();
+    examined.find(Level::Error, Step::Calls, message.clone());
+    let (rpc, code) = ("GetMetricSpec", "UNAVAILABLE");
+    examined.outcome = Some(Outcome::Failed(Failed { rpc, code, message }));
+}
+
+impl Respondent<Datadog> {
+    async fn new(ask: &Ask) -> anyhow::Result<Self> {
+        Ok(match ask.clone() {
+            Ask::Nobody => Self::Nobody,
+            Ask::Datadog { credentials, http } => {
+                let source = Datadog::new(http::Client::new(&http)?, Arc::new(Metrics::new()));
+                let keys = match &credentials.origin {
+                    Origin::Given(_) => "the environment".to_owned(),
+                    Origin::Directory(directory) => directory.display().to_string(),
+                };
+                let account = match credentials::load(credentials).await {
+                    Ok((credentials, _)) => credentials.own(),
+                    Err(error) => Err(error),
+                };
+                Self::Datadog { source, account, keys, fetched: Fetches::default() }
+            }
+            Ask::Scaler { address, tls, follow } => {
+                let pool = spawn_blocking(move || Pool::new(address, &tls))
+                    .await
+                    .context("reading the certificates panicked")??;
+                Self::Scaler { pool, follow, watched: Vec::new() }
+            }
+        })
+    }
+}
+
+impl<S> Respondent<S> {
+    fn is_followed(&self) -> bool {
+        matches!(self, Self::Scaler { follow: Some(_), .. })
+    }
+
+    /// What becomes of the trigger's `authenticationRef`.
+    fn note_on_authentication(&self, selected: &Selected<'_>, examined: &mut Examined) {
+        let Some(reference) = &selected.spec.authentication_ref else { return };
+        if reference.name.is_empty() {
+            let message = "`authenticationRef` has no `name`; set it, or take it out";
+            examined.find(Level::Error, Step::Trigger, message);
+            return;
+        }
+        let name = shorten(&reference.name, MAX_SHOWN);
+        let used = match self {
+            Self::Nobody => "nobody is asked",
+            Self::Datadog { .. } => "the keys of your shell are used",
+            Self::Scaler { .. } => "this version of the scaler uses its own keys",
+        };
+        let message = format!("`authenticationRef` \"{name}\" is not resolved here; {used}");
+        examined.find(Level::Note, Step::Trigger, message);
+    }
 }
 
 #[cfg(test)]

@@ -9,21 +9,20 @@ use std::{
     time::Duration,
 };
 
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
 use crate::{
-    check::{self, Follow, Output, Tls, Triggers, Whom},
     credentials::{self, Given, Origin},
     http, refresh,
     sandbox::{self, Breakage, Fault},
     scaler, serve,
 };
 
+mod check;
 mod values;
 
-use values::{
-    a_second_or_more, address, base_url, duration, entry, host_and_port, loopback, positive,
-};
+pub use check::Check;
+use values::{a_second_or_more, address, base_url, duration, loopback, positive};
 
 /// A KEDA external scaler for Datadog: any number of triggers from few requests
 #[derive(Debug, Parser)]
@@ -39,7 +38,7 @@ pub enum Command {
     #[command(after_help = SERVE_HELP)]
     Serve(Serve),
     /// Explain triggers, point by point, or play KEDA against a running scaler
-    #[command(after_help = CHECK_HELP)]
+    #[command(after_help = check::HELP)]
     Check(Check),
     /// Try it: a simulated Datadog and the real server in front of it, on this machine only
     #[command(after_help = sandbox_help())]
@@ -55,16 +54,6 @@ Environment:
   HTTPS_PROXY, HTTP_PROXY, NO_PROXY
                the proxy to reach Datadog through
   RUST_LOG     which logs to write [default: info]";
-
-const CHECK_HELP: &str = "\
-Examples:
-  keda-datadog-scaler check -f scaledobject.yaml
-  kubectl get scaledobject shop -o yaml | keda-datadog-scaler check -f -
-  keda-datadog-scaler check -f scaledobject.yaml --through 127.0.0.1:9090 --watch
-  keda-datadog-scaler check --metadata 'query=avg:system.load.1{*}' --metadata queryValue=5
-
-Keys come from DD_API_KEY, DD_APP_KEY and DD_SITE, or --credentials-dir.
-Exit code: 0 fine, 1 an error or a warning, 2 a command line that is not understood.";
 
 fn sandbox_help() -> String {
     let faults = Fault::ALL.map(|fault| format!("\n  {fault:<10}  {}", fault.about()));
@@ -120,16 +109,16 @@ pub struct Reach {
 #[derive(Debug, Args)]
 pub struct Engine {
     #[command(flatten)]
-    answers: Answers,
+    rules: Rules,
 
     /// A query that nobody asked for in this time is no longer read
     #[arg(long, env = "SCALER_IDLE_AFTER", value_name = "DURATION", default_value = "2m", value_parser = positive)]
     idle_after: Duration,
 }
 
-/// What decides over an answer; `check` answers likewise.
+/// What decides over an answer, in `check` too.
 #[derive(Debug, Args)]
-pub struct Answers {
+pub struct Rules {
     /// How often a query is read while somebody asks for it
     #[arg(long, env = "SCALER_REFRESH", value_name = "DURATION", default_value = "15s", value_parser = a_second_or_more)]
     refresh: Duration,
@@ -195,75 +184,6 @@ pub struct Sandbox {
     log: Log,
 }
 
-#[derive(Debug, Args)]
-#[command(group(ArgGroup::new("triggers").required(true).args(["filename", "metadata"])))]
-pub struct Check {
-    /// File with ScaledObjects or ScaledJobs, YAML or JSON; `-` is the standard input; repeatable
-    #[arg(short, long, value_name = "FILE")]
-    filename: Vec<PathBuf>,
-
-    /// A trigger without a file: one entry of its metadata; repeatable
-    #[arg(long, value_name = "KEY=VALUE", value_parser = entry)]
-    metadata: Vec<(String, String)>,
-
-    /// Only the trigger with this index or name
-    #[arg(long, value_name = "INDEX|NAME")]
-    trigger: Option<String>,
-
-    /// Replicas that there are, to tell what the HPA would ask for
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    replicas: u32,
-
-    /// How to print what was found
-    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
-    output: OutputFormat,
-
-    /// Ask nobody: tell what can be told of the file alone
-    #[arg(long, conflicts_with = "through")]
-    offline: bool,
-
-    /// Play KEDA against the scaler that runs at this address, in place of asking Datadog
-    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
-    through: Option<String>,
-
-    /// Go on: poll as KEDA does, and follow StreamIsActive beside it, until Ctrl-C
-    #[arg(long, requires = "through")]
-    watch: bool,
-
-    /// How often to poll with `--watch` [default: `pollingInterval` of the object]
-    #[arg(long, value_name = "DURATION", requires = "watch", value_parser = positive)]
-    interval: Option<Duration>,
-
-    /// File with a CA certificate (PEM) for `--through`, as `caCert` of a TriggerAuthentication;
-    /// turns TLS on, as `enableTLS` in the metadata does
-    #[arg(long, value_name = "FILE", requires = "through")]
-    ca_cert: Option<PathBuf>,
-
-    /// File with a client certificate (PEM), as `tlsClientCert`
-    #[arg(long, value_name = "FILE", requires_all = ["through", "tls_client_key"])]
-    tls_client_cert: Option<PathBuf>,
-
-    /// File with its key (PEM), as `tlsClientKey`
-    #[arg(long, value_name = "FILE", requires_all = ["through", "tls_client_cert"])]
-    tls_client_key: Option<PathBuf>,
-
-    /// Name on the scaler's certificate, if that is not the host of `--through`
-    #[arg(long, value_name = "NAME", requires = "through")]
-    server_name: Option<String>,
-
-    #[command(flatten)]
-    reach: Reach,
-
-    #[command(flatten)]
-    answers: Answers,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum OutputFormat {
-    Text,
-    Json,
-}
-
 /// What the environment says that is no flag: Datadog's own names.
 pub struct Environment {
     given: Given,
@@ -276,6 +196,8 @@ pub enum UsageError {
     /// Without the value, which may hold a password.
     #[error("`{name}` {expected}")]
     DatadogUrl { name: &'static str, expected: String },
+    #[error("`--metadata` gives `{key}` twice; leave one of them out")]
+    TwiceInMetadata { key: String },
 }
 
 impl Environment {
@@ -338,44 +260,6 @@ impl Sandbox {
     }
 }
 
-impl Check {
-    pub fn config(&self, environment: Environment) -> Result<check::Config, UsageError> {
-        let whom = match &self.through {
-            Some(address) => Whom::Scaler {
-                address: address.clone(),
-                tls: Tls {
-                    ca: self.ca_cert.clone(),
-                    client: self.tls_client_cert.clone().zip(self.tls_client_key.clone()),
-                    server_name: self.server_name.clone(),
-                },
-                follow: self.watch.then_some(Follow { interval: self.interval }),
-            },
-            None if self.offline => Whom::Nobody,
-            None => Whom::Datadog {
-                credentials: self.reach.credentials(environment)?,
-                http: self.reach.http(),
-            },
-        };
-        let triggers = if self.filename.is_empty() {
-            Triggers::Metadata(self.metadata.iter().cloned().collect())
-        } else {
-            Triggers::Files(self.filename.clone())
-        };
-        let Answers { refresh, hold, patience, strict_metadata } = self.answers;
-        Ok(check::Config {
-            triggers,
-            only: self.trigger.clone(),
-            replicas: self.replicas,
-            output: match self.output {
-                OutputFormat::Text => Output::Text { width: width() },
-                OutputFormat::Json => Output::Json,
-            },
-            server: check::Server { refresh, hold, patience, strict_metadata },
-            whom,
-        })
-    }
-}
-
 impl Reach {
     fn credentials(&self, environment: Environment) -> Result<credentials::Config, UsageError> {
         let given = match (self.datadog_url.clone(), environment.datadog_host) {
@@ -405,11 +289,11 @@ impl Reach {
 
 impl Engine {
     fn refresh_config(&self) -> refresh::Config {
-        refresh::Config { refresh: self.answers.refresh, idle_after: self.idle_after }
+        refresh::Config { refresh: self.rules.refresh, idle_after: self.idle_after }
     }
 
     fn scaler_config(&self) -> scaler::Config {
-        let Answers { hold, patience, strict_metadata, .. } = self.answers;
+        let Rules { hold, patience, strict_metadata, .. } = self.rules;
         scaler::Config { patience, hold, strict_metadata }
     }
 }
@@ -422,12 +306,6 @@ impl Log {
             LogFormat::Json
         })
     }
-}
-
-/// Of the terminal; in a pipe, what every terminal has.
-fn width() -> usize {
-    terminal_size::terminal_size_of(std::io::stdout())
-        .map_or(80, |(terminal_size::Width(columns), _)| columns.into())
 }
 
 /// 10 minutes ±10 %, drawn once per process: tonic knows no jitter per connection.

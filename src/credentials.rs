@@ -110,11 +110,8 @@ pub async fn load(config: Config) -> Result<(Credentials, Option<Keeper>), Crede
         }
         Origin::Directory(directory) => {
             let account = read(&directory, config.base_url.as_ref()).await;
-            match &account {
-                Ok(account) => question_site(account, config.base_url.as_ref()),
-                Err(error) => {
-                    tracing::warn!(%error, "there are no credentials yet; the directory is looked at again");
-                }
+            if let Ok(account) = &account {
+                question_site(account, config.base_url.as_ref());
             }
             let (sender, own) = watch::channel(account);
             let keeper = Keeper { directory, base_url: config.base_url, own: sender };
@@ -145,6 +142,9 @@ impl Keeper {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut complaint = self.own.borrow().as_ref().err().cloned();
+        if let Some(error) = &complaint {
+            tracing::warn!(%error, "there are no credentials yet; the directory is looked at again");
+        }
         let mut candidate = None;
         loop {
             tokio::select! {

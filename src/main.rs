@@ -9,10 +9,11 @@ use std::{
 use anyhow::Context as _;
 use clap::Parser as _;
 use keda_datadog_scaler::{
-    check::{self, ManifestError},
+    check::{self, InputError},
     cli::{Cli, Command, Environment, LogFormat, Serve, UsageError},
     sandbox,
     serve::{self, Listeners, Shutdown},
+    words::shorten,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -20,6 +21,10 @@ use tokio::{
 };
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+
+const ABORTED: &str = "aborted by a second signal";
+/// Most characters of an error.
+const MAX_SHOWN: usize = 4_000;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -49,12 +54,13 @@ fn report(error: &anyhow::Error) {
     if of_writing.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
         return;
     }
-    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    let text = shorten(&format!("{error:#}"), MAX_SHOWN);
+    let _ = writeln!(std::io::stderr(), "error: {text}");
 }
 
 fn is_usage(error: &anyhow::Error) -> bool {
-    let of_check = error.downcast_ref::<ManifestError>();
-    error.is::<UsageError>() || of_check.is_some_and(ManifestError::is_usage)
+    let of_check = error.downcast_ref::<InputError>();
+    error.is::<UsageError>() || of_check.is_some_and(InputError::is_usage)
 }
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -74,8 +80,17 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(options) => {
             log_to_stderr(LogFormat::Text, LevelFilter::WARN)?;
             let config = options.config(environment())?;
-            // In colour on a terminal, unless `NO_COLOR` or `CLICOLOR` say otherwise.
-            let fine = check::run(config, &mut anstream::stdout(), shutdown.leave).await?;
+            let leave = shutdown.leave.clone();
+            let mut checking = JoinSet::new();
+            checking.spawn(async move {
+                // In colour on a terminal, unless `NO_COLOR` or `CLICOLOR` say otherwise.
+                check::run(config, &mut anstream::stdout(), leave).await
+            });
+            // It may be writing to somebody who does not read.
+            let fine = tokio::select! {
+                Some(done) = checking.join_next() => done.context("it panicked")??,
+                () = aborted.cancelled() => anyhow::bail!(ABORTED),
+            };
             return Ok(ExitCode::from(u8::from(!fine)));
         }
         Command::Sandbox(options) => {
@@ -84,7 +99,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             sandbox::run(options.config(program), &mut std::io::stdout(), shutdown).await?;
         }
     }
-    anyhow::ensure!(!aborted.is_cancelled(), "aborted by a second signal");
+    anyhow::ensure!(!aborted.is_cancelled(), ABORTED);
     Ok(ExitCode::SUCCESS)
 }
 

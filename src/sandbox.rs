@@ -4,7 +4,7 @@
 use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use axum::{Router, routing::get};
+use axum::{Router, middleware::from_fn, routing::get};
 use tokio::task::JoinSet;
 use url::Url;
 
@@ -87,6 +87,7 @@ fn router(simulation: Simulation) -> Router {
         .route("/", get(page::show))
         .route("/api/v1/query", get(datadog::query))
         .merge(switch::routes())
+        .layer(from_fn(switch::on_this_machine))
         .with_state(Arc::new(simulation))
 }
 

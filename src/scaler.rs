@@ -16,14 +16,14 @@ use crate::{
         MetricValue, ScaledObjectRef, external_scaler_server::ExternalScaler,
     },
     refresh::{Refresher, Unread},
-    trigger::{Measure, Subject, Trigger},
+    trigger::{Advice, Measure, Subject, Trigger},
 };
 
 mod status;
 mod streams;
 
 use status::Journal;
-pub use status::{Failure, code_name};
+pub(crate) use status::{Failure, code_name};
 use streams::{ActiveStream, OpenStream, SpecStream};
 
 /// Cheap to clone.
@@ -148,20 +148,25 @@ impl ExternalScaler for Scaler {
     }
 }
 
+/// From the metadata alone: no Datadog, no credentials.
+pub(crate) fn understand(
+    object: &ScaledObjectRef,
+    strict_metadata: bool,
+) -> Result<(Trigger, Vec<Advice>), Failure> {
+    let oversized = [
+        (object.namespace.len() > 63, "namespace is"),
+        (object.name.len() > 253, "name is"),
+        (object.scaler_metadata.len() > MAX_KEYS, "metadata has keys"),
+    ];
+    if let Some((_, what)) = oversized.into_iter().find(|(is_oversized, _)| *is_oversized) {
+        return Err(Failure::NoTrigger { what });
+    }
+    Trigger::parse(&object.scaler_metadata, strict_metadata).map_err(Failure::Metadata)
+}
+
 impl Shared {
-    /// From the metadata alone: no Datadog, no credentials.
     fn understand(&self, object: &ScaledObjectRef) -> Result<Trigger, Failure> {
-        let oversized = [
-            (object.namespace.len() > 63, "namespace is"),
-            (object.name.len() > 253, "name is"),
-            (object.scaler_metadata.len() > MAX_KEYS, "metadata has keys"),
-        ];
-        if let Some((_, what)) = oversized.into_iter().find(|(is_oversized, _)| *is_oversized) {
-            return Err(Failure::NoTrigger { what });
-        }
-        let (trigger, advice) =
-            Trigger::parse(&object.scaler_metadata, self.config.strict_metadata)
-                .map_err(Failure::Metadata)?;
+        let (trigger, advice) = understand(object, self.config.strict_metadata)?;
         self.journal.advise(object, &advice);
         Ok(trigger)
     }
@@ -178,8 +183,7 @@ impl Shared {
         started_at: Instant,
     ) -> Result<Measure, Failure> {
         let trigger = self.understand(object)?;
-        let patience =
-            trigger.timeout.map_or(self.config.patience, |t| t.min(self.config.patience));
+        let patience = trigger.patience(self.config.patience);
         let deadline = started_at + patience;
         let judge = |latest: &_, now| trigger.judge(latest, now, self.config.hold);
         loop {

@@ -14,7 +14,8 @@ mod interpret;
 pub use fault::{Fault, MetadataError};
 pub use interpret::{Measure, Unanswered};
 pub use keys::{Advice, KEYS};
-pub use values::boolean;
+pub(crate) use keys::{KEYS_OF_KEDA, advice};
+pub(crate) use values::boolean;
 
 /// One trigger of a ScaledObject or ScaledJob. Whatever it holds has been checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +80,24 @@ impl Trigger {
     /// The smallest target that KEDA can express: it formats targets with three decimals
     /// (`quantityFromFloat64`, `pkg/scalers/external_scaler.go`).
     pub const MIN_TARGET: f64 = 0.0005;
+
+    /// How long an answer may take; `default` is the server's patience.
+    pub(crate) fn patience(&self, default: Duration) -> Duration {
+        self.timeout.map_or(default, |timeout| timeout.min(default))
+    }
+
+    /// How long a reading is held past its due refresh, `interval` after it was taken. One that
+    /// says *inactive* is not held beyond one missed refresh, for what it leads to is the end of
+    /// the workload. `default_hold` is the server's.
+    pub(crate) fn held_for(
+        &self,
+        active: bool,
+        interval: Duration,
+        default_hold: Duration,
+    ) -> Duration {
+        let hold = self.hold.unwrap_or(default_hold);
+        if active { hold } else { hold.min(interval) }
+    }
 
     /// The name the built-in scaler would give the HPA metric, without the `sN-` that KEDA puts
     /// before it.

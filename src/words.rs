@@ -12,7 +12,7 @@ pub fn shorten(text: &str, most: usize) -> String {
 }
 
 /// Control characters, and those that change the direction or the width of what follows.
-fn is_invisible(c: char) -> bool {
+pub(crate) fn is_invisible(c: char) -> bool {
     let is_format = matches!(
         c,
         '\u{ad}'

@@ -6,20 +6,20 @@ use std::{collections::HashMap, time::Duration};
 use serde_json::Value;
 
 use super::{
-    manifest::{Kind, Manifest, Written},
-    report::{Examined, Hold, Level, Outcome, Step},
+    MAX_SHOWN,
+    manifest::{Kind, Selected},
+    report::{Evidence, Examined, Failed, Hold, Level, Outcome, Step},
     settings::settings,
 };
 use crate::{
-    scaler::Failure,
-    trigger::{Subject, Trigger},
+    scaler::{Failure, understand},
+    source::grammar,
+    trigger::{KEYS, KEYS_OF_KEDA, Subject, Trigger, advice, boolean},
     words::shorten,
 };
 
-/// Most characters of somebody's text that a finding repeats.
-const MAX_SHOWN: usize = 100;
-/// KEDA's default (`apis/keda/v1alpha1/scaledobject_types.go`), in seconds.
-const COOLDOWN: u64 = 300;
+/// Most values of one trigger that are questioned.
+const MAX_QUESTIONED: usize = 20;
 
 /// As the server runs, or would.
 #[derive(Clone, Copy, Debug)]
@@ -31,96 +31,100 @@ pub struct Server {
 }
 
 /// `None` if the metadata has a fault.
-pub(super) fn examine(
-    manifest: &Manifest,
-    index: usize,
-    server: &Server,
-) -> (Examined, Option<Trigger>) {
-    let written = &manifest.spec.triggers[index];
+pub(super) fn examine(selected: &Selected<'_>, server: &Server) -> (Examined, Option<Trigger>) {
+    let Selected { manifest, spec, index } = *selected;
     let mut examined = Examined {
         file: manifest.file.clone(),
-        kind: manifest.kind.to_string(),
+        kind: manifest.kind,
         namespace: manifest.namespace.clone(),
         object: manifest.name.clone(),
         index,
-        name: written.name.clone(),
-        r#type: written.r#type.clone(),
+        name: spec.name.clone(),
+        r#type: spec.r#type.clone(),
         findings: Vec::new(),
         settings: Vec::new(),
-        request: None,
-        series: Vec::new(),
-        reckoning: None,
-        calls: Vec::new(),
+        evidence: Evidence::Nobody {},
         outcome: None,
-        replicas: None,
+        scaling: None,
         hold: None,
     };
-    question_trigger(manifest, written, &mut examined);
-    question_values(written, &mut examined);
-    let metadata = metadata(written);
-    let trigger = match Trigger::parse(&metadata, server.strict_metadata) {
-        Ok((trigger, advice)) => {
-            for advice in advice {
-                examined.find(Level::Warning, Step::Metadata, advice.to_string());
-            }
-            trigger
-        }
-        Err(error) => {
-            for fault in &error.faults {
-                examined.find(Level::Error, Step::Metadata, fault.to_string());
-            }
-            let failure = Failure::Metadata(error);
-            examined.outcome =
-                Some(Outcome::Failed { code: failure.code_name(), message: failure.to_string() });
+    question_trigger(selected, &mut examined);
+    question_values(selected, &mut examined);
+    let object = selected.reference();
+    let (trigger, advice) = match understand(&object, server.strict_metadata) {
+        Ok(understood) => understood,
+        Err(failure) => {
+            tell_faults(&failure, &object.scaler_metadata, &mut examined);
             return (examined, None);
         }
     };
-    examined.settings = settings(&trigger, &metadata, server);
-    question_metadata(manifest, &metadata, &trigger, server, &mut examined);
-    examined.hold = Some(hold(manifest, &trigger, server, &mut examined));
+    for advice in advice {
+        examined.find(Level::Warning, Step::Metadata, advice.to_string());
+    }
+    question_metadata(selected, &trigger, server, &mut examined);
+    examined.settings =
+        settings(&trigger, &|key| is_given(selected, key), server.hold, server.patience);
     (examined, Some(trigger))
 }
 
-/// As KEDA sends it: a key without a value is an empty text.
-pub(super) fn metadata(written: &Written) -> HashMap<String, String> {
-    let text = |value: &Value| match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    written.metadata.iter().map(|(key, value)| (key.clone(), text(value))).collect()
+/// What the scaler would answer.
+fn tell_faults(failure: &Failure, metadata: &HashMap<String, String>, examined: &mut Examined) {
+    match failure {
+        Failure::Metadata(error) => {
+            for fault in &error.faults {
+                examined.find(Level::Error, Step::Metadata, fault.to_string());
+            }
+            for advice in advice(metadata).iter().filter(|advice| !error.mentions(advice)) {
+                examined.find(Level::Warning, Step::Metadata, advice.to_string());
+            }
+        }
+        other => examined.find(Level::Error, Step::Metadata, other.to_string()),
+    }
+    examined.outcome = Some(Outcome::Failed(Failed {
+        rpc: "GetMetricSpec",
+        code: failure.code_name(),
+        message: failure.to_string(),
+    }));
 }
 
-/// What KEDA or Kubernetes would say of the trigger, metadata aside.
-fn question_trigger(manifest: &Manifest, written: &Written, examined: &mut Examined) {
+/// An empty value counts as absent, here as in KEDA.
+fn is_given(selected: &Selected<'_>, key: &str) -> bool {
+    match selected.spec.metadata.get(key) {
+        Some(Value::String(text)) => !text.trim().is_empty(),
+        other => other.is_some(),
+    }
+}
+
+/// What KEDA or Kubernetes would say of the trigger, most of its metadata aside.
+fn question_trigger(selected: &Selected<'_>, examined: &mut Examined) {
+    let Selected { manifest, spec, .. } = selected;
     let mut find = |level, message: String| examined.find(level, Step::Trigger, message);
     let is_job = manifest.kind == Kind::ScaledJob;
     if manifest.name.is_empty() {
         find(Level::Error, format!("the {} has no `metadata.name`; set it", manifest.kind));
     }
-    match &*written.r#type {
+    match &*spec.r#type {
         "datadog" => find(
             Level::Note,
             "to move it here, set `type: external`, and add `scalerAddress` to its metadata"
                 .to_owned(),
         ),
-        "external-push" if is_job => find(
-            Level::Warning,
-            "`type` is \"external-push\", but KEDA does not push to a ScaledJob; it polls it; use \
-             `external`"
-                .to_owned(),
-        ),
-        _ => {}
-    }
-    if written.r#type != "datadog" && !written.metadata.contains_key("scalerAddress") {
-        find(
+        _ if !is_given(selected, "scalerAddress") => find(
             Level::Error,
             "`scalerAddress` is missing, and KEDA needs it; set it, such as \
              `keda-datadog-scaler.keda:9090`"
                 .to_owned(),
+        ),
+        _ => {}
+    }
+    if is_job && spec.r#type == "external-push" {
+        find(
+            Level::Warning,
+            "`type` is \"external-push\", but KEDA polls a ScaledJob; set `type: external`"
+                .to_owned(),
         );
     }
-    match written.metric_type.as_deref() {
+    match spec.metric_type.as_deref() {
         Some(_) if is_job => find(
             Level::Error,
             "KEDA refuses `metricType` in the triggers of a ScaledJob; take it out".to_owned(),
@@ -134,58 +138,67 @@ fn question_trigger(manifest: &Manifest, written: &Written, examined: &mut Exami
             ),
         ),
     }
-    let namesakes = manifest.spec.triggers.iter().filter(|other| other.name == written.name);
-    if let Some(name) = &written.name
+    let namesakes = manifest.spec.triggers.iter().filter(|other| other.name == spec.name);
+    if let Some(name) = &spec.name
         && namesakes.count() > 1
     {
         let name = shorten(name, MAX_SHOWN);
         find(
             Level::Error,
-            format!("the `name` \"{name}\" is that of several triggers; KEDA wants it unique"),
+            format!(
+                "`name` is \"{name}\", but so is that of another trigger; KEDA wants it unique"
+            ),
         );
     }
 }
 
 /// Kubernetes refuses anything but texts.
-fn question_values(written: &Written, examined: &mut Examined) {
-    for (key, value) in &written.metadata {
-        let key = shorten(key, MAX_SHOWN);
-        let message = match value {
-            Value::String(_) | Value::Null => continue,
-            Value::Bool(_) | Value::Number(_) => {
-                format!("`{key}` is {value}, but must be a text; quote it: `{key}: \"{value}\"`")
-            }
-            Value::Array(_) => format!("`{key}` is a list, but must be a text"),
-            Value::Object(_) => {
-                format!("`{key}` is a map, but must be a text; quote it, if it has braces in it")
-            }
+fn question_values(selected: &Selected<'_>, examined: &mut Examined) {
+    let entries = selected.spec.metadata.iter().filter(|(_, value)| !value.is_string());
+    for (key, value) in entries.take(MAX_QUESTIONED) {
+        // That of a key that is not known may be a secret.
+        let is_ours = KEYS.contains(&&**key) && !KEYS_OF_KEDA.contains(&&**key);
+        let what = match value {
+            Value::Bool(_) | Value::Number(_) if is_ours => format!("{value} without quotes"),
+            Value::Bool(_) => "true or false without quotes".to_owned(),
+            Value::Number(_) => "a number without quotes".to_owned(),
+            Value::Array(_) => "a list".to_owned(),
+            _ => "a map".to_owned(),
         };
+        let key = shorten(key, MAX_SHOWN);
+        let message = format!("`{key}` is {what}, but must be a text; quote it");
         examined.find(Level::Error, Step::Metadata, message);
     }
 }
 
 /// What is sound by itself, but not here.
 fn question_metadata(
-    manifest: &Manifest,
-    metadata: &HashMap<String, String>,
+    selected: &Selected<'_>,
     trigger: &Trigger,
     server: &Server,
     examined: &mut Examined,
 ) {
-    let written = &manifest.spec.triggers[examined.index];
+    let Selected { manifest, spec, .. } = selected;
+    let text = |key: &str| spec.metadata.get(key).and_then(Value::as_str).map(str::trim);
     let mut find = |level, message: String| examined.find(level, Step::Metadata, message);
-    let is_global =
-        metadata.get("type").is_some_and(|value| value.trim().eq_ignore_ascii_case("global"));
-    if is_global && written.metric_type.as_deref() != Some("Value") {
+    for key in ["enableTLS", "unsafeSsl"] {
+        if let Some(value) = text(key).filter(|value| !value.is_empty() && boolean(value).is_none())
+        {
+            let value = shorten(value, MAX_SHOWN);
+            find(Level::Error, format!("`{key}` is \"{value}\", but must be true or false"));
+        }
+    }
+    let is_global = text("type").is_some_and(|value| value.eq_ignore_ascii_case("global"));
+    if is_global && spec.metric_type.as_deref() != Some("Value") {
         find(
             Level::Warning,
-            "`type` is \"global\", which has no effect; for one target for all replicas together, \
-             set `metricType: Value` beside `type` of the trigger"
+            "`type` in the metadata is \"global\", which has no effect; for one target for all \
+             replicas together, set `metricType: Value` for the trigger"
                 .to_owned(),
         );
     }
-    let has_target = ["queryValue", "targetValue"].iter().any(|key| metadata.contains_key(*key));
-    // Else its absence would be a fault.
+    // Without `asMetricSource`, its absence would be a fault.
+    let has_target = is_given(selected, "queryValue") || is_given(selected, "targetValue");
     if !has_target && !manifest.spec.has_scaling_modifiers() {
         find(
             Level::Warning,
@@ -199,38 +212,89 @@ fn question_metadata(
         find(
             Level::Note,
             format!(
-                "`timeout` is {timeout:?}, and has no effect: KEDA has its answer within \
+                "`timeout` is {timeout:?}, and has no effect; KEDA has its answer within \
                  {patience:?} (`--patience`)"
             ),
         );
     }
-    let without_effect: &[&str] = match trigger.subject {
-        Subject::Query(_) => &["maxAge", "datadogMetricName", "datadogMetricNamespace"],
-        Subject::DatadogMetric { .. } => &[
-            "query",
-            "age",
-            "timeWindowOffset",
-            "lastAvailablePointOffset",
-            "timeAggregator",
-            "queryAggregator",
-        ],
+    if let Subject::Query(query) = &trigger.subject
+        && let Some(queries) = grammar::split(&query.text)
+        && queries.len() > 1
+        && trigger.reckoning.over_series.is_none()
+    {
+        let queries = queries.len();
+        find(
+            Level::Warning,
+            format!(
+                "`query` holds {queries} queries; set `queryAggregator` to make one value of them"
+            ),
+        );
+    }
+    let (asked, without_effect): (_, &[&str]) = match trigger.subject {
+        Subject::Query(_) => {
+            ("Datadog API", &["maxAge", "datadogMetricName", "datadogMetricNamespace"])
+        }
+        Subject::DatadogMetric { .. } => (
+            "Cluster Agent",
+            &[
+                "query",
+                "age",
+                "timeWindowOffset",
+                "lastAvailablePointOffset",
+                "timeAggregator",
+                "queryAggregator",
+            ],
+        ),
     };
-    for key in without_effect.iter().filter(|key| metadata.contains_key(**key)) {
-        let mode = match trigger.subject {
-            Subject::Query(_) => "the Datadog API is",
-            Subject::DatadogMetric { .. } => "the Cluster Agent is",
-        };
-        find(Level::Note, format!("`{key}` has no effect where {mode} asked"));
+    for key in without_effect.iter().filter(|key| is_given(selected, key)) {
+        find(Level::Note, format!("`{key}` has no effect where the {asked} is asked"));
     }
 }
 
-/// How long a reading is held, against what keeps the replicas up besides.
-fn hold(manifest: &Manifest, trigger: &Trigger, server: &Server, examined: &mut Examined) -> Hold {
-    let hold = trigger.hold.unwrap_or(server.hold);
+/// What else decides over the replicas.
+pub(super) fn question_scaling(selected: &Selected<'_>, examined: &mut Examined) {
+    let spec = &selected.manifest.spec;
+    let mut find = |level, message: String| examined.find(level, Step::Scaling, message);
+    let (min, max) = (spec.min_replica_count, spec.max_replica_count);
+    if min > max {
+        find(
+            Level::Error,
+            format!("`minReplicaCount` is {min}, but must be at most `maxReplicaCount`, {max}"),
+        );
+    }
+    if selected.manifest.kind == Kind::ScaledJob {
+        return;
+    }
+    if let Some(idle) = spec.idle().filter(|idle| *idle > 0 && *idle >= min) {
+        find(
+            Level::Error,
+            format!("`idleReplicaCount` is {idle}, but must be less than `minReplicaCount`, {min}"),
+        );
+    }
+    if spec.has_scaling_modifiers() {
+        find(
+            Level::Note,
+            "`scalingModifiers` decides over the replicas; this value is one input of its formula"
+                .to_owned(),
+        );
+    } else if spec.triggers.len() > 1 {
+        let triggers = spec.triggers.len();
+        find(Level::Note, format!("of its {triggers} triggers, the HPA takes what asks for most"));
+    }
+}
+
+/// How long a reading lasts while Datadog fails, against what keeps the replicas up besides.
+pub(super) fn question_hold(
+    selected: &Selected<'_>,
+    trigger: &Trigger,
+    server: &Server,
+    examined: &mut Examined,
+) {
+    let spec = &selected.manifest.spec;
     let refresh = server.refresh;
-    let is_job = manifest.kind == Kind::ScaledJob;
-    let cooldown = manifest.spec.cooldown_period.unwrap_or(COOLDOWN);
-    let stabilization = manifest.spec.stabilization_window();
+    let held_for = |active| trigger.held_for(active, refresh, server.hold);
+    let hold = held_for(true);
+    let is_job = selected.manifest.kind == Kind::ScaledJob;
     if is_job && !hold.is_zero() {
         examined.find(
             Level::Warning,
@@ -239,23 +303,27 @@ fn hold(manifest: &Manifest, trigger: &Trigger, server: &Server, examined: &mut 
              `holdLastValue: \"0\"` for a ScaledJob",
         );
     }
-    let windows = [("cooldownPeriod", cooldown), ("stabilizationWindowSeconds", stabilization)];
-    for (name, seconds) in windows.into_iter().filter(|_| !is_job) {
-        if hold.as_secs() > seconds {
+    // Without a way to zero, nothing cools down.
+    let windows = [
+        (spec.idle().is_some(), "cooldownPeriod", spec.cooldown_period),
+        (true, "stabilizationWindowSeconds", spec.stabilization_window()),
+    ];
+    for (matters, name, seconds) in windows {
+        if matters && !is_job && hold > Duration::from_secs(seconds) {
+            let hold = hold.as_secs_f64();
             let message = format!(
-                "a reading is held for {} s, longer than `{name}` ({seconds} s) would keep the \
-                 replicas; set `holdLastValue: \"{seconds}\"`, or a longer `{name}`",
-                hold.as_secs()
+                "a reading is held for {hold} s, longer than `{name}` ({seconds} s) keeps the \
+                 replicas; set `holdLastValue: \"{seconds}\"`, or a longer `{name}`"
             );
             examined.find(Level::Warning, Step::Hold, message);
         }
     }
-    Hold {
-        refresh_seconds: refresh.as_secs(),
-        hold_seconds: hold.as_secs(),
-        active_seconds: (refresh + hold).as_secs(),
-        inactive_seconds: (refresh + hold.min(refresh)).as_secs(),
-        cooldown_seconds: (!is_job).then_some(cooldown),
-        stabilization_seconds: (!is_job).then_some(stabilization),
-    }
+    examined.hold = Some(Hold {
+        refresh_seconds: refresh.as_secs_f64(),
+        hold_seconds: hold.as_secs_f64(),
+        active_seconds: (refresh.saturating_add(hold)).as_secs_f64(),
+        inactive_seconds: (refresh.saturating_add(held_for(false))).as_secs_f64(),
+        cooldown_seconds: (!is_job).then_some(spec.cooldown_period),
+        stabilization_seconds: (!is_job).then_some(spec.stabilization_window()),
+    });
 }

@@ -1,22 +1,37 @@
-//! Files of YAML or JSON → the ScaledObjects and ScaledJobs in them. Tolerant: what Kubernetes
-//! or KEDA would refuse is for the examination to say, where it stands.
+//! Files of YAML or JSON → the triggers of the ScaledObjects and ScaledJobs in them, with KEDA's
+//! defaults. Tolerant: what Kubernetes or KEDA would refuse is for the examination to say, where
+//! it stands.
 
 use std::{
     collections::BTreeMap,
+    fmt,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::words::shorten;
+use super::MAX_SHOWN;
+use crate::{
+    proto::ScaledObjectRef,
+    trigger::{KEYS, KEYS_OF_KEDA},
+    words::shorten,
+};
 
 /// Largest input; the largest object that etcd takes has 1.5 MB.
 const MAX_INPUT: u64 = 16 << 20;
-/// Most characters of what somebody wrote that an error repeats.
-const MAX_SHOWN: usize = 100;
+
+/// What is in the files.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) manifests: Vec<Manifest>,
+    /// Objects of KEDA's that are not as KEDA wants them, in words.
+    pub(super) odd: Vec<String>,
+    /// The kinds of what is no object of KEDA's.
+    others: Vec<String>,
+}
 
 /// A ScaledObject or ScaledJob as it is written down.
 #[derive(Clone, Debug)]
@@ -29,30 +44,52 @@ pub(super) struct Manifest {
     pub(super) spec: Spec,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) enum Kind {
     ScaledObject,
     ScaledJob,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+/// Defaults are those of `apis/keda/v1alpha1`; counts of seconds and of replicas.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Spec {
-    pub(super) triggers: Vec<Written>,
-    /// Seconds, as the other two.
-    pub(super) polling_interval: Option<u64>,
-    pub(super) cooldown_period: Option<u64>,
-    pub(super) idle_replica_count: Option<u64>,
-    pub(super) min_replica_count: Option<u64>,
-    pub(super) max_replica_count: Option<u64>,
+    pub(super) triggers: Vec<TriggerSpec>,
+    pub(super) polling_interval: u64,
+    pub(super) cooldown_period: u64,
+    idle_replica_count: Option<u64>,
+    pub(super) min_replica_count: u64,
+    pub(super) max_replica_count: u64,
     advanced: Advanced,
+    scaling_strategy: ScalingStrategy,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        Self {
+            triggers: Vec::new(),
+            polling_interval: 30,
+            cooldown_period: 300,
+            idle_replica_count: None,
+            min_replica_count: 0,
+            max_replica_count: 100,
+            advanced: Advanced::default(),
+            scaling_strategy: ScalingStrategy::default(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Advanced {
     horizontal_pod_autoscaler_config: HpaConfig,
-    scaling_modifiers: Option<Value>,
+    scaling_modifiers: ScalingModifiers,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ScalingModifiers {
+    formula: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -67,16 +104,28 @@ struct Behavior {
     scale_down: ScaleDown,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct ScaleDown {
-    stabilization_window_seconds: Option<u64>,
+    stabilization_window_seconds: u64,
+}
+
+impl Default for ScaleDown {
+    fn default() -> Self {
+        Self { stabilization_window_seconds: 300 }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ScalingStrategy {
+    strategy: String,
 }
 
 /// One trigger as it is written down.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(super) struct Written {
+pub(super) struct TriggerSpec {
     pub(super) r#type: String,
     pub(super) name: Option<String>,
     /// Kubernetes takes texts only, but people write numbers.
@@ -91,27 +140,35 @@ pub(super) struct AuthenticationRef {
     pub(super) name: String,
 }
 
+/// A trigger that is to be looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Selected<'a> {
+    pub(super) manifest: &'a Manifest,
+    pub(super) spec: &'a TriggerSpec,
+    /// From 0.
+    pub(super) index: usize,
+}
+
+/// Why there is nothing to look at.
 #[derive(Debug, thiserror::Error)]
-pub enum ManifestError {
+pub enum InputError {
     #[error("{file} cannot be read: {cause}")]
     Unreadable { file: String, cause: String },
-    #[error("{file} is neither YAML nor JSON: {cause}{}", .hint.unwrap_or_default())]
-    NotYaml { file: String, cause: String, hint: Option<&'static str> },
-    #[error("{file}: {what} is not as KEDA wants it: {cause}")]
-    Odd { file: String, what: String, cause: String },
+    #[error("{file} is neither YAML nor JSON: {cause}{}", if *.is_template { "; if it is a template, render it first" } else { "" })]
+    NotYaml { file: String, cause: String, is_template: bool },
     #[error(
         "there is no ScaledObject or ScaledJob in {}{}",
         .files.join(", "),
-        if .kinds.is_empty() { String::new() } else { format!(", but: {}", .kinds.join(", ")) }
+        if .others.is_empty() { String::new() } else { format!(", but: {}", .others.join(", ")) }
     )]
-    Nothing { files: Vec<String>, kinds: Vec<String> },
-    #[error("no trigger is of type `datadog`, `external` or `external-push`")]
+    Nothing { files: Vec<String>, others: Vec<String> },
+    #[error("no trigger is of type `datadog`, or of type `external` with keys of this scaler")]
     NoneOurs,
     #[error("there is no trigger `{wanted}`; there are: {}", .there.join(", "))]
     NoTrigger { wanted: String, there: Vec<String> },
 }
 
-impl ManifestError {
+impl InputError {
     /// Whether the command line is at fault, and not what is in the files.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Unreadable { .. } | Self::NoTrigger { .. })
@@ -119,27 +176,31 @@ impl ManifestError {
 }
 
 /// In the order of the files; `-` is the standard input. Blocks.
-pub(super) fn read(files: &[PathBuf]) -> Result<Vec<Manifest>, ManifestError> {
-    let (mut manifests, mut kinds) = (Vec::new(), Vec::new());
+pub(super) fn find(files: &[PathBuf]) -> Result<Found, InputError> {
+    let mut found = Found::default();
     for path in files {
-        let file = shown(path);
-        let text = read_text(path).map_err(|cause| ManifestError::Unreadable {
-            file: file.clone(),
-            cause: cause.to_string(),
-        })?;
-        parse(&file, &text, &mut manifests, &mut kinds)?;
+        found.add(&shown(path), &read(path)?)?;
     }
-    if manifests.is_empty() {
-        return Err(ManifestError::Nothing {
-            files: files.iter().map(|path| shown(path)).collect(),
-            kinds,
-        });
+    if found.manifests.is_empty() && found.odd.is_empty() {
+        let files = files.iter().take(MAX_LISTED).map(|path| shown(path)).collect();
+        found.others.truncate(MAX_LISTED);
+        return Err(InputError::Nothing { files, others: found.others });
     }
-    Ok(manifests)
+    Ok(found)
 }
 
 fn shown(path: &Path) -> String {
-    if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
+    if path == Path::new("-") {
+        "standard input".to_owned()
+    } else {
+        shorten(&path.display().to_string(), MAX_SHOWN)
+    }
+}
+
+/// `-` is the standard input. Blocks.
+pub(super) fn read(path: &Path) -> Result<String, InputError> {
+    read_text(path)
+        .map_err(|error| InputError::Unreadable { file: shown(path), cause: error.to_string() })
 }
 
 fn read_text(path: &Path) -> io::Result<String> {
@@ -153,94 +214,203 @@ fn read_text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// `kinds` takes what is no object of KEDA's.
-pub(super) fn parse(
-    file: &str,
-    text: &str,
-    manifests: &mut Vec<Manifest>,
-    kinds: &mut Vec<String>,
-) -> Result<(), ManifestError> {
-    // Without the lines around an error: a Secret may stand in them.
-    let options = serde_saphyr::options! { with_snippet: false };
-    let documents = serde_saphyr::from_multiple_with_options::<Value>(text, options);
-    let documents = documents.map_err(|error| ManifestError::NotYaml {
-        file: file.to_owned(),
-        cause: shorten(&error.to_string(), 2 * MAX_SHOWN),
-        hint: text.contains("{{").then_some("; if it is a template, render it first"),
-    })?;
-    for document in documents {
-        // `kubectl get -o yaml` gives a list.
-        let items = match document.get("items") {
-            Some(Value::Array(items)) => items.clone(),
-            _ => vec![document],
-        };
-        for item in items {
-            match manifest(file, &item)? {
-                Some(manifest) => manifests.push(manifest),
-                None => {
-                    kinds.push(shorten(item["kind"].as_str().unwrap_or("no kind"), MAX_SHOWN));
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// `None` if it is something else.
-fn manifest(file: &str, document: &Value) -> Result<Option<Manifest>, ManifestError> {
-    let kind = match document["kind"].as_str() {
-        Some("ScaledObject") => Kind::ScaledObject,
-        Some("ScaledJob") => Kind::ScaledJob,
-        _ => return Ok(None),
-    };
-    let text = |key: &str| document["metadata"][key].as_str().map(|text| shorten(text, 253));
-    let name = text("name").unwrap_or_default();
-    let spec = Spec::deserialize(&document["spec"]).map_err(|error| ManifestError::Odd {
-        file: file.to_owned(),
-        what: format!("the `spec` of {kind} `{name}`"),
-        cause: shorten(&error.to_string(), 2 * MAX_SHOWN),
-    })?;
-    Ok(Some(Manifest { file: file.to_owned(), kind, namespace: text("namespace"), name, spec }))
-}
-
-impl Manifest {
-    /// One trigger of a ScaledObject that there need not be.
+impl Found {
+    /// One trigger of a ScaledObject that there need not be. As KEDA opens a stream for a trigger
+    /// that pushes, it does.
     pub(super) fn of_metadata(metadata: &BTreeMap<String, String>) -> Self {
         let text = |(key, value): (&String, &String)| (key.clone(), Value::String(value.clone()));
         let mut metadata: BTreeMap<String, Value> = metadata.iter().map(text).collect();
         metadata.entry("scalerAddress".to_owned()).or_insert_with(|| "check:9090".into());
-        let written = Written { r#type: "external".to_owned(), metadata, ..Written::default() };
-        Self {
+        let r#type = "external-push".to_owned();
+        let trigger = TriggerSpec { r#type, metadata, ..TriggerSpec::default() };
+        let manifest = Manifest {
             file: "--metadata".to_owned(),
             kind: Kind::ScaledObject,
             namespace: None,
             name: "check".to_owned(),
-            spec: Spec { triggers: vec![written], ..Spec::default() },
+            spec: Spec { triggers: vec![trigger], ..Spec::default() },
+        };
+        Self { manifests: vec![manifest], ..Self::default() }
+    }
+
+    pub(super) fn add(&mut self, file: &str, text: &str) -> Result<(), InputError> {
+        // Without the lines around an error: a Secret may stand in them.
+        let options = serde_saphyr::options! { with_snippet: false };
+        let documents = serde_saphyr::from_multiple_with_options::<Value>(text, options);
+        let documents = documents.map_err(|error| InputError::NotYaml {
+            file: file.to_owned(),
+            cause: in_words(&error),
+            is_template: text.contains("{{"),
+        })?;
+        for mut document in documents {
+            // Kubernetes takes null as absent.
+            take_nulls_out(&mut document);
+            // `kubectl get -o yaml` gives a list.
+            match document.get("items") {
+                Some(Value::Array(items)) => {
+                    items.iter().for_each(|item| self.add_object(file, item));
+                }
+                _ => self.add_object(file, &document),
+            }
+        }
+        Ok(())
+    }
+
+    fn add_object(&mut self, file: &str, object: &Value) {
+        let kind = match object["kind"].as_str() {
+            Some("ScaledObject") => Kind::ScaledObject,
+            Some("ScaledJob") => Kind::ScaledJob,
+            other => {
+                self.others.push(shorten(other.unwrap_or("no kind"), MAX_SHOWN));
+                return;
+            }
+        };
+        let text = |key: &str| object["metadata"][key].as_str().map(str::to_owned);
+        let name = text("name").unwrap_or_default();
+        let nothing = Value::Object(serde_json::Map::new());
+        let spec = object.get("spec").unwrap_or(&nothing);
+        match serde_path_to_error::deserialize::<_, Spec>(spec) {
+            Ok(spec) => {
+                let (file, namespace) = (file.to_owned(), text("namespace"));
+                self.manifests.push(Manifest { file, kind, namespace, name, spec });
+            }
+            Err(error) => {
+                let (name, cause) = (shorten(&name, MAX_SHOWN), error.to_string());
+                let cause = shorten(&cause, 2 * MAX_SHOWN);
+                self.odd.push(format!("the `spec` of {kind} `{name}` in {file}: {cause}"));
+            }
+        }
+    }
+
+    /// The triggers that are this scaler's, and how many are not; or the one that is wanted.
+    pub(super) fn select(
+        &self,
+        only: Option<&str>,
+    ) -> Result<(Vec<Selected<'_>>, usize), InputError> {
+        let all: Vec<Selected<'_>> = self
+            .manifests
+            .iter()
+            .flat_map(|manifest| {
+                let triggers = manifest.spec.triggers.iter().enumerate();
+                triggers.map(move |(index, spec)| Selected { manifest, spec, index })
+            })
+            .collect();
+        let ours: Vec<_> = all.iter().copied().filter(|trigger| trigger.spec.is_ours()).collect();
+        if ours.is_empty() && self.odd.is_empty() {
+            return Err(InputError::NoneOurs);
+        }
+        let Some(wanted) = only else {
+            let others = all.len() - ours.len();
+            return Ok((ours, others));
+        };
+        let found: Vec<_> = ours.iter().copied().filter(|trigger| trigger.is(wanted)).collect();
+        if found.is_empty() {
+            let there = ours.iter().map(|trigger| match &trigger.spec.name {
+                Some(name) => shorten(&format!("{} ({name})", trigger.index), MAX_SHOWN),
+                None => trigger.index.to_string(),
+            });
+            return Err(InputError::NoTrigger {
+                wanted: wanted.to_owned(),
+                there: there.take(MAX_LISTED).collect(),
+            });
+        }
+        Ok((found, 0))
+    }
+}
+
+/// Without what it quotes, which may be of a Secret.
+fn in_words(error: &serde_saphyr::Error) -> String {
+    if let serde_saphyr::Error::DuplicateMappingKey { location, .. } = error {
+        let (line, column) = (location.line(), location.column());
+        return format!("a key is there twice at line {line}, column {column}");
+    }
+    let text = error.to_string();
+    let parts = text.split('`').enumerate();
+    let parts: String = parts.map(|(n, part)| if n % 2 == 0 { part } else { "`…`" }).collect();
+    shorten(&parts, 2 * MAX_SHOWN)
+}
+
+/// Most triggers, files or kinds that an error lists.
+const MAX_LISTED: usize = 20;
+
+fn take_nulls_out(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(take_nulls_out);
+        }
+        Value::Array(list) => list.iter_mut().for_each(take_nulls_out),
+        _ => {}
+    }
+}
+
+impl Selected<'_> {
+    fn is(&self, wanted: &str) -> bool {
+        self.spec.name.as_deref() == Some(wanted) || self.index.to_string() == wanted
+    }
+
+    /// Whether KEDA opens streams for it.
+    pub(super) fn pushes(&self) -> bool {
+        self.manifest.kind == Kind::ScaledObject && self.spec.r#type == "external-push"
+    }
+
+    /// What KEDA sends of it. Values of keys that end in `FromEnv` are the names of variables.
+    pub(super) fn reference(&self) -> ScaledObjectRef {
+        let text = |value: &Value| match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let metadata = self.spec.metadata.iter().map(|(key, value)| (key.clone(), text(value)));
+        let Manifest { name, namespace, .. } = self.manifest;
+        ScaledObjectRef {
+            name: name.clone(),
+            namespace: namespace.clone().unwrap_or_else(|| "default".to_owned()),
+            scaler_metadata: metadata.collect(),
         }
     }
 }
 
 impl Spec {
-    /// `scaleDown.stabilizationWindowSeconds` of the HPA, whose default is 300.
+    /// `scaleDown.stabilizationWindowSeconds` of the HPA.
     pub(super) fn stabilization_window(&self) -> u64 {
         let behavior = &self.advanced.horizontal_pod_autoscaler_config.behavior;
-        behavior.scale_down.stabilization_window_seconds.unwrap_or(300)
+        behavior.scale_down.stabilization_window_seconds
     }
 
     pub(super) fn has_scaling_modifiers(&self) -> bool {
-        self.advanced.scaling_modifiers.is_some()
+        !self.advanced.scaling_modifiers.formula.is_empty()
+    }
+
+    /// Where KEDA goes when no trigger is active, if that is below what the HPA keeps.
+    pub(super) fn idle(&self) -> Option<u64> {
+        self.idle_replica_count.or((self.min_replica_count == 0).then_some(0))
+    }
+
+    /// Of a ScaledJob.
+    pub(super) fn strategy(&self) -> &str {
+        let strategy = &self.scaling_strategy.strategy;
+        if strategy.is_empty() { "default" } else { strategy }
     }
 }
 
-impl Written {
-    /// Whether this program answers triggers of this type.
-    pub(super) fn is_ours(&self) -> bool {
-        matches!(&*self.r#type, "datadog" | "external" | "external-push")
+impl TriggerSpec {
+    /// Whether this program answers it. Others have external scalers too.
+    fn is_ours(&self) -> bool {
+        let has_our_key = || {
+            self.metadata
+                .keys()
+                .any(|key| KEYS.contains(&&**key) && !KEYS_OF_KEDA.contains(&&**key))
+        };
+        match &*self.r#type {
+            "datadog" => true,
+            "external" | "external-push" => has_our_key(),
+            _ => false,
+        }
     }
 }
 
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ScaledObject => "ScaledObject",
             Self::ScaledJob => "ScaledJob",
@@ -252,15 +422,17 @@ impl std::fmt::Display for Kind {
 mod tests {
     use super::*;
 
-    /// Kind, name and number of triggers of each, or the message.
+    /// Kind, name and number of triggers of each, what is odd and what is else; or the message.
     #[track_caller]
     fn check(text: &str, expected: &str) {
-        let (mut manifests, mut kinds) = (Vec::new(), Vec::new());
-        let shown = match parse("x.yaml", text, &mut manifests, &mut kinds) {
-            Ok(()) => manifests
+        let mut found = Found::default();
+        let shown = match found.add("x.yaml", text) {
+            Ok(()) => found
+                .manifests
                 .iter()
                 .map(|m| format!("{} {} {}", m.kind, m.name, m.spec.triggers.len()))
-                .chain(kinds)
+                .chain(found.odd)
+                .chain(found.others)
                 .collect::<Vec<_>>()
                 .join(", "),
             Err(error) => error.to_string(),
@@ -279,6 +451,14 @@ mod tests {
     }
 
     #[test]
+    fn null_is_absent() {
+        check(
+            "kind: ScaledJob\nmetadata: {name: a, namespace: }\nspec:\n  advanced:\n  triggers:\n",
+            "ScaledJob a 0",
+        );
+    }
+
+    #[test]
     fn what_is_odd_is_said_without_its_surroundings() {
         check(
             "kind: Secret\nstringData: {key: the-secret}\n---\na: [1\nb: 2\n",
@@ -290,9 +470,37 @@ mod tests {
              is a template, render it first",
         );
         check(
-            "kind: ScaledObject\nmetadata: {name: a}\nspec: {pollingInterval: '30'}\n",
-            "x.yaml: the `spec` of ScaledObject `a` is not as KEDA wants it: invalid type: string \
-             \"30\", expected u64",
+            "kind: ScaledObject\nmetadata: {name: a}\nspec: {pollingInterval: '30'}\n---\n\
+             kind: ScaledJob\nmetadata: {name: b}\n",
+            "ScaledJob b 0, the `spec` of ScaledObject `a` in x.yaml: pollingInterval: invalid type: \
+             string \"30\", expected u64",
         );
+    }
+
+    #[test]
+    fn what_an_error_quotes_is_left_out() {
+        check(
+            "kind: Secret\nstringData: {key: 12345678e90123456789}\n",
+            "x.yaml is neither YAML nor JSON: non-finite float `…` rejected by the configured \
+             policy at line 2, column 19",
+        );
+        check(
+            "kind: Secret\nstringData: {key: a, key: b}\n",
+            "x.yaml is neither YAML nor JSON: a key is there twice at line 2, column 22",
+        );
+    }
+
+    #[test]
+    fn other_peoples_external_scalers_are_left_alone() {
+        let mut found = Found::default();
+        let yaml = "kind: ScaledObject\nmetadata: {name: a}\nspec: {triggers: [\
+                    {type: cpu}, {type: external, metadata: {scalerAddress: 'a:1', threshold: '5'}}, \
+                    {type: external, metadata: {scalerAddress: 'a:1', queryValue: '5'}}, \
+                    {type: datadog}]}\n";
+        found.add("x.yaml", yaml).unwrap();
+        let (ours, others) = found.select(None).unwrap();
+        assert_eq!((ours.iter().map(|t| t.index).collect::<Vec<_>>(), others), (vec![2, 3], 2));
+        let error = found.select(Some("1")).unwrap_err().to_string();
+        assert_eq!(error, "there is no trigger `1`; there are: 2, 3");
     }
 }

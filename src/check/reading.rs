@@ -1,106 +1,158 @@
 //! Asks Datadog once, and tells what the trigger makes of the answer, point by point.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::report::{Examined, Level, Outcome, PointSeen, Request, SeriesSeen, Span, Step};
+use super::{
+    examine::Server,
+    report::{
+        Evidence, Examined, Failed, Level, Outcome, PointSeen, Request, Seen, SeriesSeen, Span,
+        Step,
+    },
+};
 use crate::{
-    demand::{Account, Demand, Query, Reading, Series},
+    demand::{Demand, Query, Reading, Series},
     refresh::{Latest, Verdict},
     scaler::Failure,
     source::{Batch, Source, SourceError},
     trigger::{Measure, PointOffset, Reckoning, TimeAggregator, Trigger, Unanswered},
 };
 
-/// Whom to ask, and with which keys.
-#[derive(Clone, Debug)]
-pub(super) struct Asked {
-    pub(super) account: Arc<Account>,
-    /// Where the keys come from.
-    pub(super) keys: String,
-}
-
 /// What came of a request.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct Fetched {
     result: Result<Arc<Reading>, SourceError>,
+    ended_at: Instant,
     took: Duration,
 }
 
+/// What has been fetched: equal demands are one request, here as in the server.
+#[derive(Default)]
+pub(super) struct Fetches {
+    known: HashMap<Demand, Fetched>,
+    /// An answer that any other query would have too.
+    of_all: Option<Fetched>,
+}
+
+/// Most readings that are remembered; each may be large.
+const MAX_KNOWN: usize = 100;
+
+impl Fetches {
+    pub(super) async fn get(
+        &mut self,
+        source: &impl Source,
+        demand: Demand,
+        refresh: Duration,
+    ) -> Fetched {
+        if let Some(fetched) = self.of_all.as_ref().or_else(|| self.known.get(&demand)) {
+            return fetched.clone();
+        }
+        let fetched = fetch(source, &demand, refresh).await;
+        if fetched.is_of_all() {
+            self.of_all = Some(fetched.clone());
+        }
+        if self.known.len() < MAX_KNOWN {
+            self.known.insert(demand, fetched.clone());
+        }
+        fetched
+    }
+}
+
+impl Fetched {
+    /// Whether it would be of no use to ask for another query.
+    fn is_of_all(&self) -> bool {
+        matches!(
+            self.result,
+            Err(SourceError::Refused { .. }
+                | SourceError::Throttled { .. }
+                | SourceError::Unreachable { .. }
+                | SourceError::Misdirected { .. })
+        )
+    }
+}
+
 /// Once, without the engine.
-pub(super) async fn ask<S: Source>(source: &S, demand: &Demand, refresh: Duration) -> Seen {
+async fn fetch(source: &impl Source, demand: &Demand, refresh: Duration) -> Fetched {
     let batch = Batch { account: demand.account.clone(), queries: vec![demand.query.clone()] };
     let started_at = Instant::now();
     let result = source.fetch(&batch).await.pop().unwrap_or_else(|| {
         let what = "nothing came of the request; please report it".to_owned();
         Err(SourceError::NotUnderstood { host: demand.account.host(), what })
     });
-    let taken_at = Instant::now();
+    let ended_at = Instant::now();
     let result = result.map(|answer| {
         let (series, window_end_ms) = (answer.series, answer.window_end_ms);
-        Arc::new(Reading { series, window_end_ms, taken_at, interval: refresh })
+        Arc::new(Reading { series, window_end_ms, taken_at: ended_at, interval: refresh })
     });
-    Seen { result, took: taken_at - started_at }
+    Fetched { result, ended_at, took: ended_at - started_at }
 }
 
-/// Fills in what was asked, what came, and what KEDA would get of it.
+/// Fills in what was asked, what came, and what KEDA would get of it at that instant. `keys` is
+/// where the account's keys come from.
 pub(super) fn explain(
     trigger: &Trigger,
     query: &Query,
-    asked: &Asked,
-    seen: &Seen,
-    hold: Duration,
+    (host, keys): (String, String),
+    fetched: &Fetched,
+    server: &Server,
     examined: &mut Examined,
 ) {
-    let reading = seen.result.as_ref().ok();
-    examined.request = Some(Request {
-        host: asked.account.host(),
-        keys: asked.keys.clone(),
-        window: reading.map(|reading| span(query, reading)),
-        took_ms: seen.took.as_secs_f64() * 1_000.0,
-    });
-    let latest = match &seen.result {
-        Ok(reading) => {
-            examined.series =
-                reading.series.iter().map(|s| series(&trigger.reckoning, s, reading)).collect();
-            Latest { readings: vec![reading.clone()], failure: None }
-        }
+    let patience = trigger.patience(server.patience);
+    if fetched.took > patience {
+        examined.find(
+            Level::Warning,
+            Step::Request,
+            format!(
+                "the answer took {:.1} s, and KEDA is kept waiting for {patience:?} at most; the \
+                 first time it gets DEADLINE_EXCEEDED; make the query quicker",
+                fetched.took.as_secs_f64()
+            ),
+        );
+    }
+    let latest = match &fetched.result {
+        Ok(reading) => Latest { readings: vec![reading.clone()], failure: None },
         Err(error) => Latest { readings: Vec::new(), failure: Some(error.clone()) },
     };
-    match trigger.judge(&latest, Instant::now(), hold) {
+    let reading = fetched.result.as_ref().ok();
+    let mut reckoning = None;
+    match trigger.judge(&latest, fetched.ended_at, server.hold) {
         Verdict::Known(Measure { value, active })
         | Verdict::Awaited { otherwise: Some(Measure { value, active }) } => {
-            match reading.map(|reading| trigger.reckon(reading)) {
-                Some(Ok(_)) => examined.reckoning = Some(in_words(&trigger.reckoning, examined)),
-                Some(Err(error)) => fallback(examined, &error.to_string()),
-                None => fallback(examined, "Datadog cannot process the query (422)"),
-            }
-            examined.outcome = Some(Outcome::Value { value, active, target: trigger.target });
+            reckoning = Some(match reading.map(|reading| (reading, trigger.reckon(reading))) {
+                Some((reading, Ok(_))) => in_words(&trigger.reckoning, reading),
+                Some((_, Err(_))) => "`metricUnavailableValue`, since there is no data".to_owned(),
+                None => "`metricUnavailableValue`, since Datadog cannot process it".to_owned(),
+            });
+            examined.outcome = Some(Outcome::Answered { value, active, target: trigger.target });
         }
         Verdict::Failed(why) => {
             // Where it stands: the request failed, or something is wrong with what came.
-            let step = match why {
-                Unanswered::Source(_) => Step::Request,
-                _ => Step::Series,
-            };
+            let is_of_request = matches!(why, Unanswered::Source(_));
+            let step = if is_of_request { Step::Request } else { Step::Series };
             fail(examined, step, &Failure::Unanswered(why));
         }
-        // Only what is overdue is waited for, and this was taken just now.
-        Verdict::Awaited { otherwise: None } => {}
+        Verdict::Awaited { otherwise: None } => {
+            unreachable!("what was read at this instant is not overdue")
+        }
     }
+    let took_ms = fetched.took.as_secs_f64() * 1_000.0;
+    examined.evidence = Evidence::Datadog {
+        request: Request { host, keys, took_ms },
+        seen: reading.map(|reading| Seen {
+            window: span(query, reading),
+            series: reading.series.iter().map(|s| series(&trigger.reckoning, s, reading)).collect(),
+            reckoning,
+        }),
+    };
 }
 
 /// What KEDA would get is an error.
 pub(super) fn fail(examined: &mut Examined, step: Step, failure: &Failure) {
-    let (code, message) = (failure.code_name(), failure.to_string());
+    let message = failure.to_string();
     examined.find(Level::Error, step, message.clone());
-    examined.outcome = Some(Outcome::Failed { code, message });
-}
-
-fn fallback(examined: &mut Examined, why: &str) {
-    let why = why.split(';').next().unwrap_or(why);
-    examined.reckoning = Some(format!("`metricUnavailableValue`, since {why}"));
+    let (rpc, code) = ("GetMetrics", failure.code_name());
+    examined.outcome = Some(Outcome::Failed(Failed { rpc, code, message }));
 }
 
 fn span(query: &Query, reading: &Reading) -> Span {
@@ -110,7 +162,7 @@ fn span(query: &Query, reading: &Reading) -> Span {
 }
 
 fn series(reckoning: &Reckoning, series: &Series, reading: &Reading) -> SeriesSeen {
-    let (counted, value) = reckoning.over_time(series, reading.window_end_ms);
+    let counted = reckoning.counted(series, reading.window_end_ms);
     let points = series.points.iter().enumerate().map(|(index, point)| PointSeen {
         at_ms: point.at_ms,
         value: point.value,
@@ -121,25 +173,26 @@ fn series(reckoning: &Reckoning, series: &Series, reading: &Reading) -> SeriesSe
         points: points.collect(),
         nulls: series.nulls,
         interval_seconds: series.step.map(|step| step.as_secs()),
-        value,
+        value: reckoning.over_time(series, reading.window_end_ms),
     }
 }
 
 /// How the value was made.
-fn in_words(reckoning: &Reckoning, examined: &Examined) -> String {
-    let left_out = match reckoning.offset {
-        PointOffset::Points(0) => String::new(),
-        PointOffset::Points(1) => ", without the newest point".to_owned(),
-        PointOffset::Points(points) => format!(", without the {points} newest points"),
-        PointOffset::Auto => ", without the bucket that is still filling".to_owned(),
-    };
+fn in_words(reckoning: &Reckoning, reading: &Reading) -> String {
     let over_time = match reckoning.over_time {
         TimeAggregator::Last => "the newest point".to_owned(),
         TimeAggregator::Over(aggregator) => format!("the {aggregator} of the points"),
     };
-    let with_data = examined.series.iter().filter(|series| series.value.is_some()).count();
-    let over_series = match (reckoning.over_series, with_data) {
-        (Some(aggregator), 2..) => format!("; of {with_data} series, the {aggregator}"),
+    let left_out = match reckoning.offset {
+        PointOffset::Points(0) => String::new(),
+        PointOffset::Points(1) => " but for the newest one".to_owned(),
+        PointOffset::Points(points) => format!(" but for the {points} newest ones"),
+        PointOffset::Auto => " but for the bucket that is still filling".to_owned(),
+    };
+    let has_data = |series: &&Series| reckoning.over_time(series, reading.window_end_ms).is_some();
+    let with_data = reading.series.iter().filter(has_data).count();
+    let over_series = match reckoning.over_series {
+        Some(aggregator) if with_data > 1 => format!("; of {with_data} series, the {aggregator}"),
         _ => String::new(),
     };
     format!("{over_time}{left_out}{over_series}")

@@ -1,82 +1,87 @@
-//! What an HPA would make of a value. Its arithmetic, of
-//! `pkg/controller/podautoscaler/replica_calculator.go` in Kubernetes, and KEDA's rounding.
+//! What an HPA would make of a value. Its arithmetic is that of
+//! `pkg/controller/podautoscaler/replica_calculator.go` in Kubernetes, with KEDA's rounding.
 
 use super::{
-    manifest::{Kind, Manifest, Written},
-    report::{Count, Replicas},
+    manifest::{Kind, Selected},
+    report::{Jobs, MetricType, Replicas, Scaling},
 };
 
-/// The HPA does nothing while it is off by less than this.
+/// The HPA does nothing while it is off by no more than this; Kubernetes' default.
 const TOLERANCE: f64 = 0.1;
-/// KEDA's defaults (`apis/keda/v1alpha1`).
-const MAX_REPLICAS: u64 = 100;
+/// The smallest target that KEDA can send.
+const MIN_TARGET: f64 = 0.0005;
 
-/// `at` replicas are there. `value` and `target` are as the scaler sends them.
-pub(super) fn asked_for(
-    manifest: &Manifest,
-    written: &Written,
+/// `current` replicas are there. `None` where this value alone does not decide.
+pub(super) fn scaling(
+    trigger: &Selected<'_>,
     value: f64,
+    active: bool,
     target: f64,
-    at: u32,
-) -> Replicas {
-    let metric_type = match written.metric_type.as_deref() {
-        Some("Value") => "Value",
-        _ => "AverageValue",
-    };
-    let (average_value, by_value) =
-        (of_average_value(value, target, at), of_value(value, target, at));
-    let spec = &manifest.spec;
-    let most = spec.max_replica_count.unwrap_or(MAX_REPLICAS);
-    let least = match manifest.kind {
-        // The HPA knows no zero; that is KEDA's part.
-        Kind::ScaledObject => spec.min_replica_count.unwrap_or(0).max(1),
-        Kind::ScaledJob => 0,
-    };
-    let asked = match (manifest.kind, metric_type) {
-        // Jobs are started for the whole backlog.
-        (Kind::ScaledJob, _) => of_average_value(value, target, 0),
-        (Kind::ScaledObject, "Value") => by_value,
-        (Kind::ScaledObject, _) => average_value,
-    };
-    Replicas {
-        at,
-        average_value,
-        value: by_value,
-        metric_type,
-        asked: asked.replicas.max(least).min(most),
-        least,
-        most,
-        idle: match manifest.kind {
-            Kind::ScaledObject if spec.idle_replica_count.is_some() => spec.idle_replica_count,
-            Kind::ScaledObject if spec.min_replica_count.unwrap_or(0) == 0 => Some(0),
-            _ => None,
-        },
+    current: u32,
+) -> Option<Scaling> {
+    let spec = &trigger.manifest.spec;
+    if spec.has_scaling_modifiers() || target < MIN_TARGET {
+        return None;
     }
+    if trigger.manifest.kind == Kind::ScaledJob {
+        let wanted = of_average_value(value, target, 0).min(spec.max_replica_count);
+        return Some(Scaling::Jobs(Jobs {
+            wanted: if active { wanted } else { 0 },
+            min: spec.min_replica_count,
+            max: spec.max_replica_count,
+            strategy: spec.strategy().to_owned(),
+        }));
+    }
+    let metric_type = match trigger.spec.metric_type.as_deref() {
+        Some("Value") => MetricType::Value,
+        _ => MetricType::AverageValue,
+    };
+    let by_average_value = of_average_value(value, target, current);
+    let by_value = of_value(value, target, current);
+    let (min, max) = (spec.min_replica_count.max(1), spec.max_replica_count);
+    let wanted = match (current, metric_type) {
+        // There is no HPA at work: KEDA decides.
+        (0, _) if active => min,
+        (0, _) => spec.idle().unwrap_or(min),
+        (_, MetricType::AverageValue) => by_average_value.max(min).min(max),
+        (_, MetricType::Value) => by_value.max(min).min(max),
+    };
+    Some(Scaling::Replicas(Replicas {
+        current,
+        metric_type,
+        by_average_value,
+        by_value,
+        wanted,
+        min,
+        max,
+        idle: spec.idle(),
+    }))
 }
 
 /// `GetExternalPerPodMetricReplicas`
-fn of_average_value(value: f64, target: f64, at: u32) -> Count {
+fn of_average_value(value: f64, target: f64, current: u32) -> u64 {
     let (value, target) = (as_sent(value), as_sent(target));
-    if is_within_tolerance(value / (target * f64::from(at))) {
-        return as_they_are(at);
+    if is_tolerated(value / (target * f64::from(current))) {
+        return current.into();
     }
     whole((value / target).ceil())
 }
 
 /// `GetExternalMetricReplicas`, all replicas being ready.
-fn of_value(value: f64, target: f64, at: u32) -> Count {
+fn of_value(value: f64, target: f64, current: u32) -> u64 {
     let ratio = as_sent(value) / as_sent(target);
-    if at == 0 {
+    if current == 0 {
         return whole(ratio.ceil());
     }
-    if is_within_tolerance(ratio) {
-        return as_they_are(at);
+    if is_tolerated(ratio) {
+        return current.into();
     }
-    whole((ratio * f64::from(at)).ceil())
+    whole((ratio * f64::from(current)).ceil())
 }
 
-fn is_within_tolerance(ratio: f64) -> bool {
-    (ratio - 1.0).abs() <= TOLERANCE
+/// Whether the HPA leaves the replicas as they are.
+fn is_tolerated(ratio: f64) -> bool {
+    (1.0 - TOLERANCE..=1.0 + TOLERANCE).contains(&ratio)
 }
 
 /// Thousandths: KEDA formats with three decimals, and sends nothing below 0
@@ -86,23 +91,22 @@ fn as_sent(number: f64) -> f64 {
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast saturates")]
-fn whole(number: f64) -> Count {
-    Count { replicas: number as u64, within_tolerance: false }
-}
-
-fn as_they_are(at: u32) -> Count {
-    Count { replicas: at.into(), within_tolerance: true }
+fn whole(number: f64) -> u64 {
+    number as u64
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::check::manifest::Found;
 
     /// Value, target, replicas → by average value, by value.
     #[track_caller]
-    fn check(value: f64, target: f64, at: u32, expected: (u64, u64)) {
-        let counts = (of_average_value(value, target, at), of_value(value, target, at));
-        assert_eq!((counts.0.replicas, counts.1.replicas), expected);
+    fn check(value: f64, target: f64, current: u32, expected: (u64, u64)) {
+        let counts = (of_average_value(value, target, current), of_value(value, target, current));
+        assert_eq!(counts, expected);
     }
 
     #[test]
@@ -111,11 +115,55 @@ mod tests {
         check(20.0, 5.0, 2, (4, 8));
         check(21.0, 5.0, 4, (4, 17));
         check(5.4, 5.0, 3, (2, 3));
+        check(5.5, 5.0, 1, (1, 1));
+        check(4.5, 5.0, 1, (1, 1));
         check(5.6, 5.0, 3, (2, 4));
         check(0.0, 5.0, 3, (0, 0));
         check(-7.0, 5.0, 3, (0, 0));
         check(12.0, 5.0, 0, (3, 3));
         check(0.0014, 0.001, 1, (1, 1));
         check(1e300, 0.001, 1, (u64::MAX, u64::MAX));
+    }
+
+    /// What a spec makes of a value of 12 and a target of 5.
+    #[track_caller]
+    fn check_wanted(
+        kind: &str,
+        spec: &serde_json::Value,
+        active: bool,
+        current: u32,
+        wanted: Option<u64>,
+    ) {
+        let mut spec = spec.clone();
+        spec["triggers"] = json!([{"type": "datadog"}]);
+        let object = json!({"kind": kind, "metadata": {"name": "a"}, "spec": spec});
+        let mut found = Found::default();
+        found.add("x", &object.to_string()).unwrap();
+        let trigger = found.select(None).unwrap().0[0];
+        let got = scaling(&trigger, 12.0, active, 5.0, current).map(|scaling| match scaling {
+            Scaling::Replicas(replicas) => replicas.wanted,
+            Scaling::Jobs(jobs) => jobs.wanted,
+        });
+        assert_eq!(got, wanted);
+    }
+
+    #[test]
+    fn what_is_wanted_lies_within_the_bounds_of_the_object() {
+        check_wanted("ScaledObject", &json!({}), true, 1, Some(3));
+        check_wanted("ScaledObject", &json!({"maxReplicaCount": 2}), true, 1, Some(2));
+        check_wanted("ScaledObject", &json!({"minReplicaCount": 7}), true, 1, Some(7));
+        // Below one replica, KEDA decides.
+        check_wanted("ScaledObject", &json!({}), true, 0, Some(1));
+        check_wanted("ScaledObject", &json!({}), false, 0, Some(0));
+        check_wanted("ScaledObject", &json!({"minReplicaCount": 2}), false, 0, Some(2));
+        let formula = json!({"advanced": {"scalingModifiers": {"formula": "a + b"}}});
+        check_wanted("ScaledObject", &formula, true, 1, None);
+    }
+
+    #[test]
+    fn jobs_are_started_only_when_active() {
+        check_wanted("ScaledJob", &json!({}), true, 1, Some(3));
+        check_wanted("ScaledJob", &json!({"maxReplicaCount": 2}), true, 1, Some(2));
+        check_wanted("ScaledJob", &json!({}), false, 1, Some(0));
     }
 }

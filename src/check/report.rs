@@ -1,45 +1,48 @@
-//! What `check` found, as data: told as text, or printed as JSON (`--output json`).
+//! What `check` found, as data: told as text, or printed as JSON (`--output json`). Instants are
+//! milliseconds since the Unix epoch; what is not known is left out.
 
 use std::fmt;
 
 use serde::Serialize;
+
+use super::manifest::Kind;
 
 /// All of one run.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     /// There is no error and no warning.
     pub(super) fine: bool,
+    /// Objects that cannot be read, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) unreadable: Vec<String>,
+    /// Triggers that are not this scaler's.
+    pub(super) others: usize,
     pub(super) triggers: Vec<Examined>,
 }
 
-/// One trigger, examined. What could not be found out is left out.
+/// One trigger, examined.
 #[derive(Debug, Serialize)]
 pub(super) struct Examined {
     pub(super) file: String,
-    /// `ScaledObject` or `ScaledJob`.
-    pub(super) kind: String,
+    pub(super) kind: Kind,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) namespace: Option<String>,
     pub(super) object: String,
     /// From 0.
     pub(super) index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) name: Option<String>,
     pub(super) r#type: String,
     pub(super) findings: Vec<Finding>,
+    /// None if the metadata has a fault.
     pub(super) settings: Vec<Setting>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) request: Option<Request>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) series: Vec<SeriesSeen>,
-    /// How the value was made of the series, in words.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) reckoning: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) calls: Vec<Call>,
+    #[serde(flatten)]
+    pub(super) evidence: Evidence,
     /// What KEDA gets, or would get.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) outcome: Option<Outcome>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) replicas: Option<Replicas>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub(super) scaling: Option<Scaling>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) hold: Option<Hold>,
 }
@@ -52,15 +55,15 @@ pub(super) struct Finding {
     pub(super) message: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
-    /// It does not work.
-    Error,
-    /// It works, but hardly as meant.
-    Warning,
     /// Good to know; nothing is wrong.
     Note,
+    /// It works, but hardly as meant.
+    Warning,
+    /// It does not work.
+    Error,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -71,6 +74,7 @@ pub(super) enum Step {
     Request,
     Series,
     Calls,
+    Scaling,
     Hold,
 }
 
@@ -78,21 +82,45 @@ pub(super) enum Step {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Setting {
     pub(super) key: &'static str,
-    pub(super) value: String,
+    /// As it could be written in the metadata.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) value: Option<String>,
     /// Else it is the default.
     pub(super) given: bool,
 }
 
+/// Who was asked for a reading, and what came.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Evidence {
+    Nobody {},
+    Datadog {
+        request: Request,
+        #[serde(flatten)]
+        seen: Option<Seen>,
+    },
+    Scaler {
+        calls: Vec<Call>,
+    },
+}
+
 /// What was asked of Datadog.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct Request {
     pub(super) host: String,
     /// Where the keys come from.
     pub(super) keys: String,
-    /// Milliseconds since the Unix epoch, as all instants here; left out without an answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) window: Option<Span>,
     pub(super) took_ms: f64,
+}
+
+/// An answer of Datadog's.
+#[derive(Debug, Serialize)]
+pub(super) struct Seen {
+    pub(super) window: Span,
+    pub(super) series: Vec<SeriesSeen>,
+    /// How the value was made of the series, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reckoning: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -108,8 +136,10 @@ pub(super) struct SeriesSeen {
     pub(super) points: Vec<PointSeen>,
     pub(super) nulls: usize,
     /// Width of a bucket, where it can be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) interval_seconds: Option<u64>,
-    /// What was made of its points; null if none is left.
+    /// What was made of its points, if any is left.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) value: Option<f64>,
 }
 
@@ -141,56 +171,109 @@ pub(super) enum Answer {
     Failed { message: String },
 }
 
-/// What KEDA makes of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
+#[serde(tag = "status", rename_all = "lowercase")]
 pub(super) enum Outcome {
-    Value { value: f64, active: bool, target: f64 },
-    Failed { code: &'static str, message: String },
+    Answered { value: f64, active: bool, target: f64 },
+    Failed(Failed),
 }
 
-/// What the HPA, or for a ScaledJob KEDA, would ask for.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Failed {
+    /// The first that has no answer.
+    pub(super) rpc: &'static str,
+    pub(super) code: &'static str,
+    pub(super) message: String,
+}
+
+/// What follows from a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Scaling {
+    /// Of a ScaledObject.
+    Replicas(Replicas),
+    /// Of a ScaledJob.
+    Jobs(Jobs),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Replicas {
-    /// Replicas that there are.
-    pub(super) at: u32,
-    pub(super) average_value: Count,
-    pub(super) value: Count,
-    /// Which of the two the trigger's `metricType` takes.
-    pub(super) metric_type: &'static str,
-    /// That, within the bounds of the object.
-    pub(super) asked: u64,
-    pub(super) least: u64,
-    pub(super) most: u64,
-    /// Where KEDA goes once no trigger is active; left out where it never goes below `least`.
+    /// That there are.
+    pub(super) current: u32,
+    /// Which of the next two counts.
+    pub(super) metric_type: MetricType,
+    pub(super) by_average_value: u64,
+    pub(super) by_value: u64,
+    /// Within the bounds.
+    pub(super) wanted: u64,
+    pub(super) min: u64,
+    pub(super) max: u64,
+    /// Where KEDA goes once no trigger is active, if that is below `min`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) idle: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Count {
-    pub(super) replicas: u64,
-    /// The value is off by so little that the HPA leaves the replicas as they are.
-    pub(super) within_tolerance: bool,
+pub(super) enum MetricType {
+    AverageValue,
+    Value,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Jobs {
+    /// Before `strategy` takes off those that there are.
+    pub(super) wanted: u64,
+    pub(super) min: u64,
+    pub(super) max: u64,
+    pub(super) strategy: String,
 }
 
 /// How long a reading lasts while Datadog fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[expect(clippy::struct_field_names, reason = "JSON has no other place for the unit")]
 pub(super) struct Hold {
     /// As the server reads, or would.
-    pub(super) refresh_seconds: u64,
-    /// Past the due refresh.
-    pub(super) hold_seconds: u64,
-    /// After the last good reading, an active value is served no longer than this.
-    pub(super) active_seconds: u64,
-    /// The same of an inactive one.
-    pub(super) inactive_seconds: u64,
+    pub(super) refresh_seconds: f64,
+    /// An active value, past its due refresh.
+    pub(super) hold_seconds: f64,
+    /// An active value, after it was read.
+    pub(super) active_seconds: f64,
+    /// One that is not active, after it was read.
+    pub(super) inactive_seconds: f64,
     /// What keeps the replicas of a ScaledObject up besides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cooldown_seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) stabilization_seconds: Option<u64>,
+}
+
+/// One thing that KEDA sees while `--watch` goes on.
+#[derive(Debug, Serialize)]
+pub(super) struct Event {
+    pub(super) at_ms: i64,
+    /// Which trigger, in short.
+    pub(super) trigger: String,
+    #[serde(flatten)]
+    pub(super) happening: Happening,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub(super) enum Happening {
+    Poll {
+        #[serde(flatten)]
+        outcome: Outcome,
+        took_ms: f64,
+    },
+    Push {
+        active: bool,
+    },
+    /// The stream ended, with this code.
+    Ended {
+        code: &'static str,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        message: String,
+    },
 }
 
 impl Examined {
@@ -200,12 +283,18 @@ impl Examined {
 
     /// The worst of its findings.
     pub(super) fn level(&self) -> Level {
-        let any = |level| self.findings.iter().any(|finding| finding.level == level);
-        [Level::Error, Level::Warning].into_iter().find(|level| any(*level)).unwrap_or(Level::Note)
+        self.findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Note)
     }
 
     pub(super) fn is_fine(&self) -> bool {
         self.level() == Level::Note
+    }
+
+    /// `demo/shop[0]`, as one line names it.
+    pub(super) fn label(&self) -> String {
+        let namespace = self.namespace.as_ref().map(|n| format!("{n}/")).unwrap_or_default();
+        let trigger = self.name.as_ref().map_or_else(|| self.index.to_string(), Clone::clone);
+        format!("{namespace}{}[{trigger}]", self.object)
     }
 }
 
@@ -215,6 +304,15 @@ impl fmt::Display for Level {
             Self::Error => "error",
             Self::Warning => "warning",
             Self::Note => "note",
+        })
+    }
+}
+
+impl fmt::Display for MetricType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AverageValue => "AverageValue",
+            Self::Value => "Value",
         })
     }
 }

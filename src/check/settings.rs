@@ -1,69 +1,56 @@
 //! A trigger's metadata with its defaults filled in.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
-use super::{examine::Server, report::Setting};
+use super::report::Setting;
 use crate::trigger::{PointOffset, Subject, TimeAggregator, Trigger};
 
-/// Each key that has an effect, in the order in which it has it.
+/// Each key that has an effect, in the order in which it has it. `hold` and `patience` are the
+/// server's.
 pub(super) fn settings(
     trigger: &Trigger,
-    metadata: &HashMap<String, String>,
-    server: &Server,
+    is_given: &impl Fn(&str) -> bool,
+    hold: Duration,
+    patience: Duration,
 ) -> Vec<Setting> {
-    let given = |key: &str| metadata.get(key).is_some_and(|value| !value.trim().is_empty());
-    let either = |first: &'static str, second| if given(second) { second } else { first };
     let mut settings = Vec::new();
-    let mut set = |key: &'static str, value: String| {
-        settings.push(Setting { key, value, given: given(key) });
+    let mut set = |key: &'static str, value: Option<String>| {
+        settings.push(Setting { key, value, given: is_given(key) });
     };
-    let none = || "none".to_owned();
     match &trigger.subject {
         Subject::Query(query) => {
-            set("query", query.text.to_string());
-            set("age", format!("{} s", query.window.age));
-            set("timeWindowOffset", format!("{} s", query.window.offset));
+            set("query", Some(query.text.to_string()));
+            set("age", Some(query.window.age.to_string()));
+            set("timeWindowOffset", Some(query.window.offset.to_string()));
             let reckoning = &trigger.reckoning;
-            set(
-                "lastAvailablePointOffset",
-                match reckoning.offset {
-                    PointOffset::Points(points) => points.to_string(),
-                    PointOffset::Auto => "auto".to_owned(),
-                },
-            );
-            set(
-                "timeAggregator",
-                match reckoning.over_time {
-                    TimeAggregator::Last => "last".to_owned(),
-                    TimeAggregator::Over(aggregator) => aggregator.to_string(),
-                },
-            );
-            set("queryAggregator", reckoning.over_series.map_or_else(none, |a| a.to_string()));
+            let offset = match reckoning.offset {
+                PointOffset::Points(points) => points.to_string(),
+                PointOffset::Auto => "auto".to_owned(),
+            };
+            set("lastAvailablePointOffset", Some(offset));
+            let over_time = match reckoning.over_time {
+                TimeAggregator::Last => "last".to_owned(),
+                TimeAggregator::Over(aggregator) => aggregator.to_string(),
+            };
+            set("timeAggregator", Some(over_time));
+            set("queryAggregator", reckoning.over_series.map(|aggregator| aggregator.to_string()));
         }
         Subject::DatadogMetric { namespace, name, max_age } => {
-            set("datadogMetricNamespace", namespace.clone());
-            set("datadogMetricName", name.clone());
-            set("maxAge", max_age.map_or_else(none, seconds));
+            set("datadogMetricNamespace", Some(namespace.clone()));
+            set("datadogMetricName", Some(name.clone()));
+            set("maxAge", max_age.map(|age| age.as_secs().to_string()));
         }
     }
-    set(either("queryValue", "targetValue"), trigger.target.to_string());
-    set(activation_key(trigger, &given), trigger.activation.to_string());
-    set("metricUnavailableValue", trigger.fill.map_or_else(none, |fill| fill.to_string()));
-    set("holdLastValue", seconds(trigger.hold.unwrap_or(server.hold)));
-    let timeout = trigger.timeout.map_or(server.patience, |t| t.min(server.patience));
-    set("timeout", seconds(timeout));
-    settings
-}
-
-/// The one that is read.
-fn activation_key(trigger: &Trigger, given: &impl Fn(&str) -> bool) -> &'static str {
+    let target = if is_given("targetValue") { "targetValue" } else { "queryValue" };
+    set(target, Some(trigger.target.to_string()));
     let (first, second) = match trigger.subject {
         Subject::Query(_) => ("activationQueryValue", "activationTargetValue"),
         Subject::DatadogMetric { .. } => ("activationTargetValue", "activationQueryValue"),
     };
-    if !given(first) && given(second) { second } else { first }
-}
-
-fn seconds(duration: Duration) -> String {
-    format!("{} s", duration.as_secs_f64())
+    let activation = if !is_given(first) && is_given(second) { second } else { first };
+    set(activation, Some(trigger.activation.to_string()));
+    set("metricUnavailableValue", trigger.fill.map(|fill| fill.to_string()));
+    set("holdLastValue", Some(trigger.hold.unwrap_or(hold).as_secs_f64().to_string()));
+    set("timeout", Some(format!("{:?}", trigger.patience(patience))));
+    settings
 }

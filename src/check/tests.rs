@@ -7,6 +7,7 @@ use std::{
 
 use anstream::adapter::strip_str;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::*;
 use crate::{
@@ -22,12 +23,14 @@ type Script = fn() -> Result<Vec<Series>, SourceError>;
 /// Answers as if it were always noon, and counts the requests.
 struct Scripted {
     script: Script,
+    takes: Duration,
     requests: AtomicUsize,
 }
 
 impl Source for Scripted {
     async fn fetch(&self, batch: &Batch) -> Vec<Result<Answer, SourceError>> {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        sleep(self.takes).await;
         let answer = |series: Vec<Series>| Answer { series: series.into(), window_end_ms: NOW_MS };
         batch.queries.iter().map(|_| (self.script)().map(answer)).collect()
     }
@@ -58,7 +61,7 @@ fn two_series() -> Vec<Series> {
     ]
 }
 
-fn config(whom: Whom) -> Config {
+fn config() -> Config {
     Config {
         triggers: Triggers::Files(Vec::new()),
         only: None,
@@ -70,7 +73,7 @@ fn config(whom: Whom) -> Config {
             patience: Duration::from_millis(2_500),
             strict_metadata: false,
         },
-        whom,
+        ask: Ask::Nobody,
     }
 }
 
@@ -83,24 +86,33 @@ struct Told {
 
 /// What is told of a file.
 async fn told(config: &Config, yaml: &str, script: Script) -> Told {
-    let (mut manifests, mut kinds) = (Vec::new(), Vec::new());
-    manifest::parse("shop.yaml", yaml, &mut manifests, &mut kinds).unwrap();
+    told_after(Duration::ZERO, config, yaml, script).await
+}
+
+/// The same of a Datadog that takes its time.
+async fn told_after(takes: Duration, config: &Config, yaml: &str, script: Script) -> Told {
+    let mut found = Found::default();
+    found.add("shop.yaml", yaml).unwrap();
     let keys = Keys::Pair { api: "the-api-key".into(), app: "the-app-key".into() };
-    let account = Arc::new(Account::new("https://api.datadoghq.eu".parse().unwrap(), keys));
-    let asked = Some(Asked { account, keys: "the environment".to_owned() });
-    let source = Scripted { script, requests: AtomicUsize::new(0) };
-    let mut asking = Asking::Datadog { source, asked, seen: HashMap::new() };
+    let account = Account::new("https://api.datadoghq.eu".parse().unwrap(), keys);
+    let mut respondent = Respondent::Datadog {
+        source: Scripted { script, takes, requests: AtomicUsize::new(0) },
+        account: Ok(Arc::new(account)),
+        keys: "the environment".to_owned(),
+        fetched: Fetches::default(),
+    };
     let mut out = Vec::new();
-    let fine = tell_all(config, &manifests, &mut asking, &mut out).await.unwrap();
+    let fine = tell_all(config, &found, &mut respondent, &mut out).await.unwrap();
     let out = String::from_utf8(out).unwrap();
     assert!(!out.contains("the-a"), "a key is told");
-    let Asking::Datadog { source, .. } = asking else { panic!("Datadog is asked") };
+    let Respondent::Datadog { source, .. } = respondent else { panic!("Datadog is asked") };
     let requests = source.requests.into_inner();
     Told { text: strip_str(&out).to_string(), fine, requests }
 }
 
+/// What is told of a trigger that is fine.
 async fn good(yaml: &str, script: Script) -> String {
-    let Told { text, fine, .. } = told(&config(Whom::Nobody), yaml, script).await;
+    let Told { text, fine, .. } = told(&config(), yaml, script).await;
     assert!(fine, "{text}");
     let widest = text.lines().map(|line| line.chars().count()).max();
     assert!(widest <= Some(80), "{text}");
@@ -137,7 +149,7 @@ spec:
       activationQueryValue      0 (default)
       metricUnavailableValue    none (default)
       holdLastValue             60 s (default)
-      timeout                   2.5 s (default)
+      timeout                   2.5s (default)
 
     Datadog
       api.datadoghq.eu, with the keys of the environment
@@ -163,17 +175,33 @@ spec:
       11.5, active (the newest point)
 
     Replicas
-      AverageValue              3 (this trigger): 11.5 / 5, rounded up
-      Value                     5: 2 × 11.5 / 5, rounded up
-      asked for                 3, from 2, and between 1 and 100
+      AverageValue              3 (this trigger): 11.5 / 5
+      Value                     5: 2 × 11.5 / 5
+      wanted                    3, from 2, between 1 and 100; rounded up, but
+                                nothing changes within a tenth
 
-    While Datadog fails (read each 15 s, held 60 s longer)
-      an active value           for 75 s after it was read
+    While Datadog fails
+      an active value           for 75 s after it was read; it is due after 15 s
       an inactive one           for 30 s
       then                      an error: KEDA leaves the replicas alone
       cooldownPeriod            300 s
       stabilization             300 s (`scaleDown` of the HPA)
     ");
+}
+
+/// These sections of it.
+fn sections(text: &str, headings: &[&str]) -> String {
+    let mut chosen = String::new();
+    for section in text.split("\n\n") {
+        let heading = section.lines().next().unwrap_or_default();
+        // A chart belongs to the series.
+        let is_chart = section.contains('└') && chosen.contains("Series\n");
+        if headings.contains(&heading) || is_chart {
+            chosen.push_str(section);
+            chosen.push_str("\n\n");
+        }
+    }
+    chosen
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,10 +230,9 @@ spec:
         age: "120"
         timeout: "5s"
 "#;
-    insta::assert_snapshot!(good(yaml, || Ok(two_series())).await, @r"
-    ScaledObject shop/mailer, trigger 0 (backlog), external-push
-    shop.yaml
-
+    let text = good(yaml, || Ok(two_series())).await;
+    let headings = ["Metadata", "Series", "Value", "Replicas", "While Datadog fails"];
+    insta::assert_snapshot!(sections(&text, &headings), @r"
     Metadata
       query                     max:queue.length{*} by {queue}
       age                       120 s
@@ -217,13 +244,9 @@ spec:
       activationTargetValue     100
       metricUnavailableValue    none (default)
       holdLastValue             60 s (default)
-      timeout                   2.5 s
-      note: `timeout` is 5s, and has no effect: KEDA has its answer within 2.5s
+      timeout                   2.5s
+      note: `timeout` is 5s, and has no effect; KEDA has its answer within 2.5s
         (`--patience`)
-
-    Datadog
-      api.datadoghq.eu, with the keys of the environment
-      2026-11-22 11:58:00 to 12:00:00 UTC (120 s), answered after 0.0 ms
 
     Series
       scope         points  nulls  interval  value
@@ -243,17 +266,18 @@ spec:
            ◆ counts   • does not   ┄ target 7.5
 
     Value
-      25.4, not active (the average of the points, without the newest point; of 2
+      25.4, not active (the average of the points but for the newest one; of 2
       series, the sum)
 
     Replicas
-      AverageValue              4: 25.4 / 7.5, rounded up
-      Value                     7 (this trigger): 2 × 25.4 / 7.5, rounded up
-      asked for                 3, from 2, and between 1 and 3
+      AverageValue              4: 25.4 / 7.5
+      Value                     7 (this trigger): 2 × 25.4 / 7.5
+      wanted                    3, from 2, between 1 and 3; rounded up, but nothing
+                                changes within a tenth
       not active                but `minReplicaCount` keeps replicas
 
-    While Datadog fails (read each 15 s, held 60 s longer)
-      an active value           for 75 s after it was read
+    While Datadog fails
+      an active value           for 75 s after it was read; it is due after 15 s
       an inactive one           for 30 s
       then                      an error: KEDA leaves the replicas alone
       cooldownPeriod            120 s
@@ -277,49 +301,29 @@ spec:
         metricUnavailableValue: "1.5"
       authenticationRef: {name: datadog}
 "#;
-    insta::assert_snapshot!(good(yaml, || Ok(Vec::new())).await, @r#"
+    let text = good(yaml, || Ok(Vec::new())).await;
+    let title = text.split("\n\n").next().unwrap();
+    let rest = sections(&text, &["Series", "Value", "Replicas"]);
+    insta::assert_snapshot!(format!("{title}\n\n{rest}"), @r#"
     ScaledObject shop/night, trigger 1, datadog
     shop.yaml
       note: to move it here, set `type: external`, and add `scalerAddress` to its
         metadata
-      note: `authenticationRef` "datadog" is not resolved here; the keys given to
-        `check` are used
-
-    Metadata
-      query                     avg:shop.night.orders{*}
-      age                       90 s (default)
-      timeWindowOffset          0 s (default)
-      lastAvailablePointOffset  0 (default)
-      timeAggregator            last (default)
-      queryAggregator           none (default)
-      queryValue                5
-      activationQueryValue      0 (default)
-      metricUnavailableValue    1.5
-      holdLastValue             60 s (default)
-      timeout                   2.5 s (default)
-
-    Datadog
-      api.datadoghq.eu, with the keys of the environment
-      2026-11-22 11:58:30 to 12:00:00 UTC (90 s), answered after 0.0 ms
+      note: `authenticationRef` "datadog" is not resolved here; the keys of your
+        shell are used
 
     Series
       none
 
     Value
-      1.5, active (`metricUnavailableValue`, since the query has no data in the last
-      90 seconds)
+      1.5, active (`metricUnavailableValue`, since there is no data)
 
     Replicas
-      AverageValue              1 (this trigger): 1.5 / 5, rounded up
-      Value                     1: 2 × 1.5 / 5, rounded up
-      asked for                 1, from 2, and between 1 and 100
-
-    While Datadog fails (read each 15 s, held 60 s longer)
-      an active value           for 75 s after it was read
-      an inactive one           for 30 s
-      then                      an error: KEDA leaves the replicas alone
-      cooldownPeriod            300 s
-      stabilization             300 s (`scaleDown` of the HPA)
+      AverageValue              1 (this trigger): 1.5 / 5
+      Value                     1: 2 × 1.5 / 5
+      wanted                    1, from 2, between 1 and 100; rounded up, but
+                                nothing changes within a tenth
+      note: of its 2 triggers, the HPA takes what asks for most
     "#);
 }
 
@@ -338,54 +342,59 @@ spec:
         queryValue: "5"
         holdLastValue: "0"
 "#;
-    insta::assert_snapshot!(good(yaml, || Ok(one_series())).await, @r"
-    ScaledJob reports, trigger 0, external
-    shop.yaml
-
-    Metadata
-      query                     sum:reports.waiting{*}
-      age                       90 s (default)
-      timeWindowOffset          0 s (default)
-      lastAvailablePointOffset  0 (default)
-      timeAggregator            last (default)
-      queryAggregator           none (default)
-      queryValue                5
-      activationQueryValue      0 (default)
-      metricUnavailableValue    none (default)
-      holdLastValue             0 s
-      timeout                   2.5 s (default)
-
-    Datadog
-      api.datadoghq.eu, with the keys of the environment
-      2026-11-22 11:58:30 to 12:00:00 UTC (90 s), answered after 0.0 ms
-
-    Series
-      scope  points  nulls  interval  value
-      *           9      0      10 s  11.5
-
-      12 │                                                        •       ◆
-         │
-         │                                •       •
-         │                        •                       •
-       5 │┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄
-         │                •
-         │•       •
-       0 │
-         └─────────────────────────────────────────────────────────────────────────
-          11:58:30                                                         12:00:00
-          ◆ counts   • does not   ┄ target 5
-
+    let text = good(yaml, || Ok(one_series())).await;
+    insta::assert_snapshot!(sections(&text, &["Value", "Jobs", "While Datadog fails"]), @r"
     Value
       11.5, active (the newest point)
 
     Jobs
       wanted                    2: 11.5 / 5, rounded up, at most 2
-      started                   as many, less those that run
+      started                   by `scalingStrategy` default, which counts those
+                                there are
 
-    While Datadog fails (read each 15 s, held 0 s longer)
-      an active value           for 15 s after it was read
+    While Datadog fails
+      an active value           for 15 s after it was read; it is due after 15 s
       an inactive one           for 15 s
-      then                      an error: KEDA leaves the replicas alone
+      then                      an error: KEDA starts no Jobs
+    ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_else_decides_over_the_replicas_is_told() {
+    let told = async |spec: Value, activation: &str| {
+        let mut object = with(&json!({"activationQueryValue": activation}));
+        for (key, value) in spec.as_object().unwrap() {
+            object["spec"][key] = value.clone();
+        }
+        let config = Config { replicas: 0, ..config() };
+        let told = told(&config, &object.to_string(), || Ok(one_series())).await;
+        assert!(told.fine, "{}", told.text);
+        sections(&told.text, &["Value", "Replicas"])
+    };
+    let mut all = told(json!({}), "0").await;
+    all += &told(json!({"minReplicaCount": 2}), "20").await;
+    let formula = json!({"advanced": {"scalingModifiers": {"formula": "a * 2"}}});
+    all += &told(formula, "0").await;
+    insta::assert_snapshot!(all, @r"
+    Value
+      11.5, active (the newest point)
+
+    Replicas
+      wanted                    1, by KEDA; the HPA does nothing at 0
+
+    Value
+      11.5, not active (the newest point)
+
+    Replicas
+      wanted                    2, by KEDA; the HPA does nothing at 0
+      not active                but `minReplicaCount` keeps replicas
+
+    Value
+      11.5, active (the newest point)
+
+    Replicas
+      note: `scalingModifiers` decides over the replicas; this value is one input of
+        its formula
     ");
 }
 
@@ -401,12 +410,13 @@ spec:
       metadata: {scalerAddress: "a:1", query: "avg:a{*}", queryValue: "5", agee: "60"}
 "#;
     let script: Script = || Ok(vec![series("*", 1, &[7.0, 8.0])]);
-    let json = Config { output: Output::Json, ..config(Whom::Nobody) };
+    let json = Config { output: Output::Json, ..config() };
     let Told { text, fine, .. } = told(&json, yaml, script).await;
     assert!(!fine);
     insta::assert_snapshot!(text, @r#"
     {
       "fine": false,
+      "others": 0,
       "triggers": [
         {
           "file": "shop.yaml",
@@ -414,7 +424,6 @@ spec:
           "namespace": "shop",
           "object": "checkout",
           "index": 0,
-          "name": null,
           "type": "external",
           "findings": [
             {
@@ -431,12 +440,12 @@ spec:
             },
             {
               "key": "age",
-              "value": "90 s",
+              "value": "90",
               "given": false
             },
             {
               "key": "timeWindowOffset",
-              "value": "0 s",
+              "value": "0",
               "given": false
             },
             {
@@ -451,7 +460,6 @@ spec:
             },
             {
               "key": "queryAggregator",
-              "value": "none",
               "given": false
             },
             {
@@ -466,28 +474,27 @@ spec:
             },
             {
               "key": "metricUnavailableValue",
-              "value": "none",
               "given": false
             },
             {
               "key": "holdLastValue",
-              "value": "60 s",
+              "value": "60",
               "given": false
             },
             {
               "key": "timeout",
-              "value": "2.5 s",
+              "value": "2.5s",
               "given": false
             }
           ],
           "request": {
             "host": "api.datadoghq.eu",
             "keys": "the environment",
-            "window": {
-              "from_ms": 1795348710000,
-              "to_ms": 1795348800000
-            },
             "took_ms": 0.0
+          },
+          "window": {
+            "from_ms": 1795348710000,
+            "to_ms": 1795348800000
           },
           "series": [
             {
@@ -511,31 +518,26 @@ spec:
           ],
           "reckoning": "the newest point",
           "outcome": {
+            "status": "answered",
             "value": 8.0,
             "active": true,
             "target": 5.0
           },
           "replicas": {
-            "at": 2,
-            "average_value": {
-              "replicas": 2,
-              "within_tolerance": false
-            },
-            "value": {
-              "replicas": 4,
-              "within_tolerance": false
-            },
+            "current": 2,
             "metric_type": "AverageValue",
-            "asked": 2,
-            "least": 1,
-            "most": 100,
+            "by_average_value": 2,
+            "by_value": 4,
+            "wanted": 2,
+            "min": 1,
+            "max": 100,
             "idle": 0
           },
           "hold": {
-            "refresh_seconds": 15,
-            "hold_seconds": 60,
-            "active_seconds": 75,
-            "inactive_seconds": 30,
+            "refresh_seconds": 15.0,
+            "hold_seconds": 60.0,
+            "active_seconds": 75.0,
+            "inactive_seconds": 30.0,
             "cooldown_seconds": 300,
             "stabilization_seconds": 300
           }
@@ -575,7 +577,7 @@ fn but(changes: &[(&str, Value)]) -> Value {
 
 /// What is said of each, without the notes.
 async fn said_of(wrong: Vec<Value>, script: Script) -> String {
-    let json = Config { output: Output::Json, ..config(Whom::Nobody) };
+    let json = Config { output: Output::Json, ..config() };
     let mut said = Vec::new();
     for object in wrong {
         let Told { text, fine, .. } = told(&json, &object.to_string(), script).await;
@@ -622,6 +624,11 @@ async fn wrong_metadata_is_told_with_its_remedy() {
         json!({"colour": "red"}),
         json!({"apiKey": "the-secret"}),
         json!({"scalerAddress": "-"}),
+        json!({"scalerAddress": ""}),
+        json!({"enableTLS": "maybe"}),
+        json!({"query": "avg:a{*},avg:b{*}"}),
+        json!({"queryvalue": "5", "queryValue": "-", "agee": "60"}),
+        json!({"holdLastValue": "18446744073709551615"}),
     ];
     let wrong = wrong.iter().map(with).collect();
     insta::assert_snapshot!(said_of(wrong, || Ok(one_series())).await, @r#"
@@ -631,9 +638,9 @@ async fn wrong_metadata_is_told_with_its_remedy() {
     error (metadata): `queryValue` (or `targetValue`) is missing; set it, or `asMetricSource: "true"` if `scalingModifiers` sets the target
     error (metadata): `queryValue` is "many", but must be a number such as `0.5`
     error (metadata): `queryValue` is "0.0001", but must be at least 0.0005, the smallest target KEDA can express
-    error (metadata): `queryValue` is 7, but must be a text; quote it: `queryValue: "7"`
-    error (metadata): `query` is a map, but must be a text; quote it, if it has braces in it
-    error (metadata): `asMetricSource` is true, but must be a text; quote it: `asMetricSource: "true"`
+    error (metadata): `queryValue` is 7 without quotes, but must be a text; quote it
+    error (metadata): `query` is a map, but must be a text; quote it
+    error (metadata): `asMetricSource` is true without quotes, but must be a text; quote it
     warning (metadata): `asMetricSource` leaves the target to `advanced.scalingModifiers`, but there are none; add them, or set `queryValue`
     error (metadata): `activationQueryValue` is "high", but must be a number such as `0.5`
     error (metadata): `age` is "90s", but must be a whole number of seconds, such as `90`
@@ -643,41 +650,53 @@ async fn wrong_metadata_is_told_with_its_remedy() {
     error (metadata): `queryAggregator` is "median", but must be average, max, min or sum
     error (metadata): `metricUnavailableValue` is "none", but must be a number such as `0.5`
     error (metadata): `holdLastValue` is "1m", but must be a whole number of seconds, such as `90`
-    warning (hold): a reading is held for 600 s, longer than `cooldownPeriod` (300 s) would keep the replicas; set `holdLastValue: "300"`, or a longer `cooldownPeriod`
-    warning (hold): a reading is held for 600 s, longer than `stabilizationWindowSeconds` (300 s) would keep the replicas; set `holdLastValue: "300"`, or a longer `stabilizationWindowSeconds`
+    warning (hold): a reading is held for 600 s, longer than `cooldownPeriod` (300 s) keeps the replicas; set `holdLastValue: "300"`, or a longer `cooldownPeriod`
+    warning (hold): a reading is held for 600 s, longer than `stabilizationWindowSeconds` (300 s) keeps the replicas; set `holdLastValue: "300"`, or a longer `stabilizationWindowSeconds`
     error (metadata): `timeout` is "-2s", but must be a duration such as `500ms` or `2s`, or a whole number of milliseconds, not negative
     error (metadata): `useClusterAgentProxy` is "yes", but must be true or false
     error (metadata): `datadogMetricNamespace` is missing; set it
     error (metadata): `authMode` is "basic", but must be bearer
     error (metadata): `type` is "sum", but must be average or global; it has no effect, leave it out
-    warning (metadata): `type` is "global", which has no effect; for one target for all replicas together, set `metricType: Value` beside `type` of the trigger
+    warning (metadata): `type` in the metadata is "global", which has no effect; for one target for all replicas together, set `metricType: Value` for the trigger
     warning (metadata): `colour` is not known; take it out
     warning (metadata): `apiKey` has no effect in metadata; the server uses its own account (`DD_API_KEY`, `DD_APP_KEY` and `DD_SITE`, or `--credentials-dir`)
     error (trigger): `scalerAddress` is missing, and KEDA needs it; set it, such as `keda-datadog-scaler.keda:9090`
+    error (trigger): `scalerAddress` is missing, and KEDA needs it; set it, such as `keda-datadog-scaler.keda:9090`
+    error (metadata): `enableTLS` is "maybe", but must be true or false
+    warning (metadata): `query` holds 2 queries; set `queryAggregator` to make one value of them
+    error (metadata): `queryvalue` is not known; did you mean `queryValue`, which is missing?
+    warning (metadata): `agee` is not known; did you mean `age`?
+    warning (hold): a reading is held for 18446744073709552000 s, longer than `cooldownPeriod` (300 s) keeps the replicas; set `holdLastValue: "300"`, or a longer `cooldownPeriod`
+    warning (hold): a reading is held for 18446744073709552000 s, longer than `stabilizationWindowSeconds` (300 s) keeps the replicas; set `holdLastValue: "300"`, or a longer `stabilizationWindowSeconds`
     "#);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_place_for_a_trigger_is_told_with_its_remedy() {
-    let twin = json!({"type": "external", "name": "a", "metadata": {}});
+    let metadata = json!({"query": "avg:a{*}", "queryValue": "5"});
+    let twin = json!({"type": "external", "name": "a", "metadata": metadata});
     let wrong = vec![
         but(&[("trigger/metricType", json!("Utilization"))]),
         but(&[("kind", json!("ScaledJob")), ("trigger/metricType", json!("Value"))]),
         but(&[("kind", json!("ScaledJob")), ("trigger/type", json!("external-push"))]),
         but(&[("cooldownPeriod", json!(30))]),
+        but(&[("minReplicaCount", json!(5)), ("maxReplicaCount", json!(2))]),
+        but(&[("minReplicaCount", json!(2)), ("idleReplicaCount", json!(3))]),
+        but(&[("trigger/authenticationRef", json!({"nam": "datadog"}))]),
         but(&[("triggers", json!([twin, twin]))]),
     ];
     insta::assert_snapshot!(said_of(wrong, || Ok(one_series())).await, @r#"
     error (trigger): `metricType` is "Utilization", but must be AverageValue or Value
     error (trigger): KEDA refuses `metricType` in the triggers of a ScaledJob; take it out
     warning (hold): a value that is held would start Jobs again for work already done; set `holdLastValue: "0"` for a ScaledJob
-    warning (trigger): `type` is "external-push", but KEDA does not push to a ScaledJob; it polls it; use `external`
+    warning (trigger): `type` is "external-push", but KEDA polls a ScaledJob; set `type: external`
     warning (hold): a value that is held would start Jobs again for work already done; set `holdLastValue: "0"` for a ScaledJob
-    warning (hold): a reading is held for 60 s, longer than `cooldownPeriod` (30 s) would keep the replicas; set `holdLastValue: "30"`, or a longer `cooldownPeriod`
+    warning (hold): a reading is held for 60 s, longer than `cooldownPeriod` (30 s) keeps the replicas; set `holdLastValue: "30"`, or a longer `cooldownPeriod`
+    error (scaling): `minReplicaCount` is 5, but must be at most `maxReplicaCount`, 2
+    error (scaling): `idleReplicaCount` is 3, but must be less than `minReplicaCount`, 2
+    error (trigger): `authenticationRef` has no `name`; set it, or take it out
     error (trigger): `scalerAddress` is missing, and KEDA needs it; set it, such as `keda-datadog-scaler.keda:9090`
-    error (trigger): the `name` "a" is that of several triggers; KEDA wants it unique
-    error (metadata): `queryValue` (or `targetValue`) is missing; set it, or `asMetricSource: "true"` if `scalingModifiers` sets the target
-    error (metadata): `query` is missing; set it
+    error (trigger): `name` is "a", but so is that of another trigger; KEDA wants it unique
     "#);
 }
 
@@ -717,7 +736,7 @@ async fn a_query_is_read_once_for_several_triggers() {
     let mut object = with(&json!({}));
     let trigger = object["spec"]["triggers"][0].clone();
     object["spec"]["triggers"].as_array_mut().unwrap().push(trigger);
-    let told = told(&config(Whom::Nobody), &object.to_string(), || Ok(one_series())).await;
+    let told = told(&config(), &object.to_string(), || Ok(one_series())).await;
     assert!(told.fine);
     assert_eq!(told.requests, 1);
     assert!(
@@ -730,21 +749,60 @@ async fn a_query_is_read_once_for_several_triggers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_old_answer_is_judged_as_of_when_it_came() {
+    let mut object = with(&json!({"holdLastValue": "0"}));
+    let trigger = object["spec"]["triggers"][0].clone();
+    let mut slow = trigger.clone();
+    slow["metadata"]["query"] = json!("avg:shop.other{*}");
+    slow["metadata"]["timeout"] = json!("2s");
+    object["spec"]["triggers"] = json!([trigger, slow, trigger]);
+    let config = Config { output: Output::Json, ..config() };
+    let takes = Duration::from_secs(20);
+    let told = told_after(takes, &config, &object.to_string(), || Ok(one_series())).await;
+    let report: Value = serde_json::from_str(&told.text).unwrap();
+    assert_eq!(told.requests, 2);
+    for trigger in report["triggers"].as_array().unwrap() {
+        assert_eq!(trigger["outcome"]["value"], 11.5, "{trigger}");
+    }
+    let slow = &report["triggers"][1]["findings"][0];
+    let message = "the answer took 20.0 s, and KEDA is kept waiting for 2s at most; the first time \
+                   it gets DEADLINE_EXCEEDED; make the query quicker";
+    assert_eq!((&slow["level"], &slow["message"]), (&json!("warning"), &json!(message)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_read_does_not_hide_the_others() {
+    let sound = with(&json!({}));
+    let mut odd = with(&json!({}));
+    odd["spec"]["triggers"] = json!({"type": "external"});
+    let list = json!({"kind": "List", "items": [odd, sound]});
+    let Told { text, fine, .. } = told(&config(), &list.to_string(), || Ok(one_series())).await;
+    assert!(!fine);
+    assert!(
+        text.ends_with(
+            "\n\n   fine  checkout[0]: 11.5, active\n  error  the `spec` of ScaledObject \
+             `checkout` in shop.yaml: triggers: invalid type: map, expected a sequence\n"
+        ),
+        "{text}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_trigger_is_found_by_its_index_or_name() {
     let mut object = with(&json!({}));
     let mut trigger = object["spec"]["triggers"][0].clone();
     trigger["name"] = json!("orders");
     object["spec"]["triggers"].as_array_mut().unwrap().push(trigger);
     let only = async |wanted: &str| {
-        let config = Config { only: Some(wanted.to_owned()), ..config(Whom::Nobody) };
+        let config = Config { only: Some(wanted.to_owned()), ..config() };
         let Told { text, .. } = told(&config, &object.to_string(), || Ok(one_series())).await;
         text.lines().filter(|line| line.starts_with("ScaledObject")).collect::<Vec<_>>().join("; ")
     };
     let second = "ScaledObject checkout, trigger 1 (orders), external";
     assert_eq!(only("0").await, "ScaledObject checkout, trigger 0, external");
     assert_eq!((only("1").await, only("orders").await), (second.to_owned(), second.to_owned()));
-    let (mut manifests, mut kinds) = (Vec::new(), Vec::new());
-    manifest::parse("shop.yaml", &object.to_string(), &mut manifests, &mut kinds).unwrap();
-    let error = select(&manifests, Some("mails")).err().unwrap();
+    let mut found = Found::default();
+    found.add("shop.yaml", &object.to_string()).unwrap();
+    let error = found.select(Some("mails")).err().unwrap();
     assert_eq!(error.to_string(), "there is no trigger `mails`; there are: 0, 1 (orders)");
 }

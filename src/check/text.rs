@@ -3,16 +3,19 @@
 use std::fmt::{self, Write as _};
 
 use anstyle::{AnsiColor, Color, Style};
-use textwrap::{Options, core::display_width, fill};
+use textwrap::{Options, WordSplitter, core::display_width, fill};
 
 use super::{
-    report::{Answer, Call, Examined, Finding, Hold, Level, Outcome, Replicas, Report, Step},
-    watch::{Event, Happening},
+    manifest::Kind,
+    report::{
+        Answer, Call, Event, Evidence, Examined, Failed, Finding, Happening, Hold, Jobs, Level,
+        MetricType, Outcome, Replicas, Report, Scaling, Setting, Step,
+    },
 };
 use crate::words::shorten;
 
-mod chart;
 mod series;
+mod chart;
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -25,7 +28,7 @@ const CYAN: Style = coloured(AnsiColor::Cyan).bold();
 const WIDEST: usize = 100;
 const NARROWEST: usize = 40;
 /// Most characters of a text that somebody else wrote.
-const MAX_SHOWN: usize = 1_000;
+const MAX_TEXT: usize = 1_000;
 
 const fn coloured(colour: AnsiColor) -> Style {
     Style::new().fg_color(Some(Color::Ansi(colour)))
@@ -33,106 +36,102 @@ const fn coloured(colour: AnsiColor) -> Style {
 
 /// Lines of at most `width` columns, with colour.
 pub(super) fn trigger(examined: &Examined, width: usize) -> String {
-    let mut page = Page { text: String::new(), width: width.max(NARROWEST) };
+    let mut page = Page { text: String::new(), width: width.clamp(NARROWEST, WIDEST) };
     page.title(examined);
     page.findings(examined, Step::Trigger);
 
     page.heading("Metadata");
-    for setting in &examined.settings {
-        let value = shorten(&setting.value, MAX_SHOWN);
-        let value = if setting.given { value } else { format!("{value} (default)") };
-        page.row(setting.key, &value);
-    }
+    examined.settings.iter().for_each(|setting| page.setting(setting));
     page.findings(examined, Step::Metadata);
 
-    if let Some(request) = &examined.request {
-        page.heading("Datadog");
-        page.paragraph(&format!("{}, with the keys of {}", request.host, request.keys));
-        page.paragraph(&series::when(request));
-    } else if examined.findings.iter().any(|finding| finding.step == Step::Request) {
-        page.heading("Datadog");
-    }
-    page.findings(examined, Step::Request);
-    if examined.request.as_ref().is_some_and(|request| request.window.is_some()) {
-        page.heading("Series");
-        series::show(&mut page, examined);
-        page.findings(examined, Step::Series);
-    }
-
-    if !examined.calls.is_empty() || examined.findings.iter().any(|f| f.step == Step::Calls) {
-        page.heading("What KEDA asks, and gets");
-        examined.calls.iter().for_each(|call| page.call(call));
-        if examined.calls.is_empty() {
-            page.findings(examined, Step::Calls);
+    match &examined.evidence {
+        Evidence::Nobody {} => page.section("Datadog", examined, Step::Request),
+        Evidence::Datadog { request, seen } => {
+            page.heading("Datadog");
+            page.paragraph(&format!("{}, with the keys of {}", request.host, request.keys));
+            page.paragraph(&series::when(request, seen.as_ref()));
+            page.findings(examined, Step::Request);
+            if let Some(seen) = seen {
+                page.heading("Series");
+                series::show(&mut page, seen, series::target(examined));
+                page.findings(examined, Step::Series);
+            }
         }
+        Evidence::Scaler { calls } => {
+            page.heading("What KEDA asks, and gets");
+            calls.iter().for_each(|call| page.call(call));
+        }
+    }
+    let is_unreached = !matches!(examined.evidence, Evidence::Scaler { .. });
+    if is_unreached {
+        page.section("What KEDA asks, and gets", examined, Step::Calls);
+    } else {
+        page.warnings(examined, Step::Calls);
     }
     if let Some(outcome) = &examined.outcome {
         page.heading("Value");
         page.outcome(outcome, examined);
     }
-    if let Some(replicas) = &examined.replicas {
-        page.heading(if examined.kind == "ScaledJob" { "Jobs" } else { "Replicas" });
-        page.replicas(replicas, examined);
+    match &examined.scaling {
+        Some(Scaling::Replicas(replicas)) => {
+            page.heading("Replicas");
+            page.replicas(replicas, examined);
+            page.findings(examined, Step::Scaling);
+        }
+        Some(Scaling::Jobs(jobs)) => {
+            page.heading("Jobs");
+            page.jobs(jobs, examined);
+            page.findings(examined, Step::Scaling);
+        }
+        None => page.section("Replicas", examined, Step::Scaling),
     }
     if let Some(hold) = &examined.hold {
-        let Hold { refresh_seconds, hold_seconds, .. } = hold;
-        page.heading(&format!(
-            "While Datadog fails (read each {refresh_seconds} s, held {hold_seconds} s longer)"
-        ));
-        page.hold(hold);
+        page.heading("While Datadog fails");
+        page.hold(hold, examined.kind);
         page.findings(examined, Step::Hold);
     }
     page.text
 }
 
-/// One line on each trigger.
+/// What cannot be told of one trigger alone, and, if there are several, one line on each.
 pub(super) fn summary(report: &Report) -> String {
-    let mut page = Page { text: "\n".to_owned(), width: WIDEST };
-    for examined in &report.triggers {
-        let (style, word) = match examined.level() {
-            Level::Error => (RED, "error"),
-            Level::Warning => (YELLOW, "warning"),
-            Level::Note => (GREEN, "fine"),
-        };
-        let outcome = match &examined.outcome {
-            Some(Outcome::Value { value, active, .. }) => {
-                format!(": {}, {}", number(*value), word_of(*active))
-            }
-            Some(Outcome::Failed { code, .. }) => format!(": {code}"),
-            None => String::new(),
-        };
-        page.line(format_args!("{style}{word:>7}{style:#}  {}{outcome}", label(examined)));
+    let mut page = Page { text: String::new(), width: WIDEST };
+    if report.triggers.len() > 1 || !report.unreadable.is_empty() {
+        page.line(format_args!("\n"));
+        for examined in &report.triggers {
+            page.verdict(examined);
+        }
+    }
+    for unreadable in &report.unreadable {
+        page.line(format_args!("{RED}{:>7}{RED:#}  {}", "error", shorten(unreadable, MAX_TEXT)));
+    }
+    if report.others > 0 {
+        let are = if report.others == 1 { "1 trigger is" } else { "triggers are" };
+        let count = if report.others == 1 { String::new() } else { format!("{} ", report.others) };
+        page.line(format_args!("\n{count}{are} not this scaler's, and left out"));
     }
     page.text
 }
 
 /// One line of `--watch`.
 pub(super) fn event(event: &Event) -> String {
-    let at = event.at.strftime("%H:%M:%S");
-    let trigger = &event.trigger;
-    let seen = match &event.seen {
-        Happening::Poll { outcome: Outcome::Value { value, active, .. }, took_ms } => {
+    let at = series::instant(event.at_ms, "%H:%M:%S");
+    let trigger = shorten(&event.trigger, MAX_TEXT);
+    let happening = match &event.happening {
+        Happening::Poll { outcome: Outcome::Answered { value, active, .. }, took_ms } => {
             format!("poll  {}, {} ({})", number(*value), word_of(*active), took(*took_ms))
         }
-        Happening::Poll { outcome: Outcome::Failed { code, message }, took_ms } => {
-            format!("poll  {RED}{code}{RED:#}: {message} ({})", took(*took_ms))
+        Happening::Poll { outcome: Outcome::Failed(failed), took_ms } => {
+            let Failed { rpc, code, message } = failed;
+            format!("poll  {rpc} {RED}{code}{RED:#}: {message} ({})", took(*took_ms))
         }
         Happening::Push { active } => format!("push  {}", word_of(*active)),
         Happening::Ended { code, message } if message.is_empty() => {
             format!("push  the stream ended ({code})")
         }
-        Happening::Ended { code, message } => {
-            format!("push  {RED}{code}{RED:#}: {message}")
-        }
+        Happening::Ended { code, message } => format!("push  {RED}{code}{RED:#}: {message}"),
     };
-    format!("{DIM}{at}{DIM:#}  {trigger}  {seen}")
-}
-
-/// `demo/shop[0]`, as one line names a trigger.
-pub(super) fn label(examined: &Examined) -> String {
-    let namespace = examined.namespace.as_ref().map(|n| format!("{n}/")).unwrap_or_default();
-    let trigger = examined.name.as_ref().map_or_else(|| examined.index.to_string(), Clone::clone);
-    shorten(&format!("{namespace}{}[{trigger}]", examined.object), MAX_SHOWN)
+    format!("{DIM}{at}{DIM:#}  {trigger}  {happening}")
 }
 
 fn word_of(active: bool) -> &'static str {
@@ -146,6 +145,17 @@ fn took(ms: f64) -> String {
         format!("{ms:.0} ms")
     } else {
         format!("{:.0} s", ms / 1_000.0)
+    }
+}
+
+/// With three decimals, as KEDA sends it, or what there is of a number that would be 0 then.
+fn number(value: f64) -> String {
+    // No sign at a zero.
+    let value = value + 0.0;
+    match value.abs() {
+        size if size >= 1e15 || (size > 0.0 && size < 1e-6) => format!("{value:e}"),
+        size if size > 0.0 && size < 1e-3 => value.to_string(),
+        _ => format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned(),
     }
 }
 
@@ -166,18 +176,28 @@ impl Page {
         let name = examined.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
         let title =
             format!("{kind} {namespace}{}, trigger {index}{name}, {}", examined.object, r#type);
-        self.line(format_args!("{BOLD}{}{BOLD:#}", shorten(&title, MAX_SHOWN)));
-        self.line(format_args!("{DIM}{}{DIM:#}", shorten(file, MAX_SHOWN)));
+        self.line(format_args!("{BOLD}{}{BOLD:#}", shorten(&title, MAX_TEXT)));
+        self.line(format_args!("{DIM}{}{DIM:#}", shorten(file, MAX_TEXT)));
     }
 
     fn heading(&mut self, heading: &str) {
         self.line(format_args!("\n{BOLD}{heading}{BOLD:#}"));
     }
 
+    /// Only if there is something to say.
+    fn section(&mut self, heading: &str, examined: &Examined, step: Step) {
+        if examined.findings.iter().any(|finding| finding.step == step) {
+            self.heading(heading);
+            self.findings(examined, step);
+        }
+    }
+
     fn wrapped(&mut self, text: &str, first: &str, rest: &str) {
-        let options = Options::new(self.width.min(WIDEST))
+        let options = Options::new(self.width)
             .initial_indent(first)
             .subsequent_indent(rest)
+            // `keda-datadog-scaler` is to be copied.
+            .word_splitter(WordSplitter::NoHyphenation)
             .break_words(true);
         let text = fill(text, options);
         self.line(format_args!("{text}"));
@@ -193,10 +213,29 @@ impl Page {
         self.wrapped(value, &first, &" ".repeat(display_width(&first)));
     }
 
+    fn setting(&mut self, setting: &Setting) {
+        let unit = match setting.key {
+            "age" | "timeWindowOffset" | "maxAge" | "holdLastValue" => " s",
+            _ => "",
+        };
+        let value = setting
+            .value
+            .as_ref()
+            .map_or("none".to_owned(), |value| format!("{}{unit}", shorten(value, MAX_TEXT)));
+        let default = if setting.given { "" } else { " (default)" };
+        self.row(setting.key, &format!("{value}{default}"));
+    }
+
     fn findings(&mut self, examined: &Examined, step: Step) {
         for finding in examined.findings.iter().filter(|finding| finding.step == step) {
             self.finding(finding);
         }
+    }
+
+    /// But for errors, which stand there already.
+    fn warnings(&mut self, examined: &Examined, step: Step) {
+        let of_step = examined.findings.iter().filter(|finding| finding.step == step);
+        of_step.filter(|f| f.level != Level::Error).for_each(|finding| self.finding(finding));
     }
 
     fn finding(&mut self, finding: &Finding) {
@@ -208,10 +247,27 @@ impl Page {
         let label = format!("  {}: ", finding.level);
         // Wrapped without colour, whose codes have no width.
         let before = self.text.len();
-        self.wrapped(&shorten(&finding.message, MAX_SHOWN), &label, "    ");
+        self.wrapped(&shorten(&finding.message, MAX_TEXT), &label, "    ");
         let word = label.trim();
         let coloured = format!("  {style}{word}{style:#} ");
         self.text.replace_range(before..before + label.len(), &coloured);
+    }
+
+    fn verdict(&mut self, examined: &Examined) {
+        let (style, word) = match examined.level() {
+            Level::Error => (RED, "error"),
+            Level::Warning => (YELLOW, "warning"),
+            Level::Note => (GREEN, "fine"),
+        };
+        let outcome = match &examined.outcome {
+            Some(Outcome::Answered { value, active, .. }) => {
+                format!(": {}, {}", number(*value), word_of(*active))
+            }
+            Some(Outcome::Failed(Failed { code, .. })) => format!(": {code}"),
+            None => String::new(),
+        };
+        let label = shorten(&examined.label(), MAX_TEXT);
+        self.line(format_args!("{style}{word:>7}{style:#}  {label}{outcome}"));
     }
 
     fn call(&mut self, call: &Call) {
@@ -227,63 +283,96 @@ impl Page {
 
     fn outcome(&mut self, outcome: &Outcome, examined: &Examined) {
         match outcome {
-            Outcome::Value { value, active, .. } => {
-                let reckoning = examined.reckoning.as_ref();
-                let reckoning = reckoning.map(|how| format!(" ({how})")).unwrap_or_default();
-                let value = number(*value);
-                self.paragraph(&format!("{value}, {}{reckoning}", word_of(*active)));
+            Outcome::Answered { value, active, .. } => {
+                let how = match &examined.evidence {
+                    Evidence::Datadog { seen: Some(seen), .. } => seen.reckoning.as_ref(),
+                    _ => None,
+                };
+                let how = how.map(|how| format!(" ({how})")).unwrap_or_default();
+                self.paragraph(&format!("{}, {}{how}", number(*value), word_of(*active)));
             }
-            Outcome::Failed { code, .. } if examined.settings.is_empty() => {
+            Outcome::Failed(Failed { rpc: rpc @ "GetMetricSpec", code, .. }) => {
                 self.paragraph(&format!(
-                    "none: KEDA gets {code}, for the metric's name and target too, and can make \
-                     no HPA"
+                    "none: KEDA gets {code} from {rpc}, and can make no HPA; a `fallback` does \
+                     not help"
                 ));
             }
-            Outcome::Failed { code, .. } => self.paragraph(&format!(
-                "none: KEDA gets {code}, and leaves the replicas as they are unless it has a \
-                 `fallback`"
+            Outcome::Failed(Failed { rpc, code, .. }) => self.paragraph(&format!(
+                "none: KEDA gets {code} from {rpc}, and leaves the replicas as they are, unless \
+                 there is a `fallback`"
             )),
         }
     }
 
     fn replicas(&mut self, replicas: &Replicas, examined: &Examined) {
-        let Some(Outcome::Value { value, active, target }) = &examined.outcome else { return };
-        let (value, target) = (number(*value), number(*target));
-        let Replicas { at, least, most, asked, .. } = replicas;
-        if examined.kind == "ScaledJob" {
-            self.row("wanted", &format!("{asked}: {value} / {target}, rounded up, at most {most}"));
-            self.row("started", "as many, less those that run");
-            return;
+        let Some(Outcome::Answered { value, active, target }) = &examined.outcome else { return };
+        // Nothing below 0 is sent.
+        let (value, target) = (number(value.max(0.0)), number(*target));
+        let Replicas { current, min, max, wanted, .. } = replicas;
+        if *current == 0 {
+            self.row("wanted", &format!("{wanted}, by KEDA; the HPA does nothing at 0"));
+        } else {
+            let by_value = format!("{current} × {value} / {target}");
+            for (metric_type, count, how) in [
+                (
+                    MetricType::AverageValue,
+                    replicas.by_average_value,
+                    format!("{value} / {target}"),
+                ),
+                (MetricType::Value, replicas.by_value, by_value),
+            ] {
+                let mark = if metric_type == replicas.metric_type { " (this trigger)" } else { "" };
+                self.row(&metric_type.to_string(), &format!("{count}{mark}: {how}"));
+            }
+            self.row(
+                "wanted",
+                &format!(
+                    "{wanted}, from {current}, between {min} and {max}; rounded up, but nothing \
+                     changes within a tenth"
+                ),
+            );
         }
-        let reckoned = [
-            ("AverageValue", replicas.average_value, format!("{value} / {target}")),
-            ("Value", replicas.value, format!("{at} × {value} / {target}")),
-        ];
-        for (metric_type, count, how) in reckoned {
-            let how = if count.within_tolerance {
-                format!("{how} is off by a tenth or less, which the HPA tolerates")
-            } else {
-                format!("{how}, rounded up")
-            };
-            let mark = if metric_type == replicas.metric_type { " (this trigger)" } else { "" };
-            self.row(metric_type, &format!("{}{mark}: {how}", count.replicas));
-        }
-        self.row("asked for", &format!("{asked}, from {at}, and between {least} and {most}"));
         match (active, replicas.idle) {
-            (false, Some(idle)) => self.row(
+            (false, Some(idle)) if *current > 0 => self.row(
                 "not active",
                 &format!("KEDA goes to {idle} after `cooldownPeriod`, if no trigger is active"),
             ),
             (false, None) => self.row("not active", "but `minReplicaCount` keeps replicas"),
-            (true, _) => {}
+            _ => {}
         }
     }
 
-    fn hold(&mut self, hold: &Hold) {
-        let Hold { active_seconds, inactive_seconds, .. } = hold;
-        self.row("an active value", &format!("for {active_seconds} s after it was read"));
+    fn jobs(&mut self, jobs: &Jobs, examined: &Examined) {
+        let Some(Outcome::Answered { value, active, target }) = &examined.outcome else { return };
+        let Jobs { wanted, min, max, strategy } = jobs;
+        if *active {
+            let (value, target) = (number(value.max(0.0)), number(*target));
+            let how = format!("{wanted}: {value} / {target}, rounded up, at most {max}");
+            self.row("wanted", &how);
+            let strategy = shorten(strategy, MAX_TEXT);
+            self.row(
+                "started",
+                &format!("by `scalingStrategy` {strategy}, which counts those there are"),
+            );
+        } else {
+            self.row("wanted", &format!("{wanted}, since it is not active; KEDA keeps {min}"));
+        }
+    }
+
+    fn hold(&mut self, hold: &Hold, kind: Kind) {
+        let Hold { active_seconds, inactive_seconds, refresh_seconds, .. } = hold;
+        self.row(
+            "an active value",
+            &format!(
+                "for {active_seconds} s after it was read; it is due after {refresh_seconds} s"
+            ),
+        );
         self.row("an inactive one", &format!("for {inactive_seconds} s"));
-        self.row("then", "an error: KEDA leaves the replicas alone");
+        let then = match kind {
+            Kind::ScaledObject => "an error: KEDA leaves the replicas alone",
+            Kind::ScaledJob => "an error: KEDA starts no Jobs",
+        };
+        self.row("then", then);
         if let Some(cooldown) = hold.cooldown_seconds {
             self.row("cooldownPeriod", &format!("{cooldown} s"));
         }
@@ -291,13 +380,4 @@ impl Page {
             self.row("stabilization", &format!("{window} s (`scaleDown` of the HPA)"));
         }
     }
-}
-
-/// Short enough for a table: three decimals, as KEDA sends it.
-fn number(value: f64) -> String {
-    if value != 0.0 && !(1e-3..1e7).contains(&value.abs()) {
-        return format!("{value:.2e}");
-    }
-    let text = format!("{value:.3}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

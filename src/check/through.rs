@@ -1,15 +1,14 @@
 //! Plays KEDA against a running scaler: the same RPCs in the same order with the same metadata
-//! (`GetMetricsAndActivity`, `pkg/scalers/external_scaler.go`, and its callers).
+//! (`pkg/scalers/external_scaler.go` and `pkg/scaling/cache/scalers_cache.go`).
 
-use std::{collections::HashMap, future::Future, time::Duration};
+use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{
-    examine::metadata,
-    manifest::{Manifest, Written},
-    report::{Answer, Call, Outcome},
+    MAX_SHOWN,
+    report::{Answer, Call, Failed, Outcome},
 };
 use crate::{
     proto::{
@@ -27,8 +26,6 @@ pub(super) use connection::{Pool, Security, Unconnected};
 
 /// KEDA's scale loop would wait for ever; `check` does not.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Most characters of a message or a metric's name.
-const MAX_SHOWN: usize = 1_000;
 
 /// One trigger, towards one scaler.
 #[derive(Clone)]
@@ -37,52 +34,71 @@ pub(super) struct Keda {
     pub(super) object: ScaledObjectRef,
 }
 
-/// What KEDA sends of a trigger: never what it reads from a TriggerAuthentication, and of keys
-/// that end in `FromEnv` the value of a variable that is not known here.
-pub(super) fn reference(manifest: &Manifest, written: &Written, address: &str) -> ScaledObjectRef {
-    let mut scaler_metadata: HashMap<String, String> =
-        metadata(written).into_iter().filter(|(key, _)| !key.ends_with("FromEnv")).collect();
-    scaler_metadata.entry("scalerAddress".to_owned()).or_insert_with(|| address.to_owned());
-    ScaledObjectRef {
-        name: manifest.name.clone(),
-        namespace: manifest.namespace.clone().unwrap_or_else(|| "default".to_owned()),
-        scaler_metadata,
-    }
+/// What the scale loop sees at one poll.
+pub(super) struct Poll {
+    pub(super) calls: Vec<Call>,
+    pub(super) outcome: Outcome,
+    /// What is odd in the answers, in words.
+    pub(super) odd: Vec<String>,
 }
 
 impl Keda {
-    /// What the scale loop does at each poll: GetMetricSpec, then GetMetrics and IsActive for the
-    /// metric. What fails is repeated at once, and once.
-    pub(super) async fn poll(&mut self) -> (Vec<Call>, Outcome) {
-        let mut calls = Vec::new();
-        let spec = match self.spec(&mut calls).await {
-            Err(_) => self.spec(&mut calls).await,
-            spec => spec,
-        };
-        let spec = match spec {
-            Ok(spec) => spec,
-            Err(failed) => return (calls, failed),
-        };
-        let measured = match self.measure(&spec, &mut calls).await {
-            Err(_) => self.measure(&spec, &mut calls).await,
-            measured => measured,
-        };
-        let target = target(&spec);
-        let outcome = measured.map_or_else(
-            |failed| failed,
-            |(value, active)| Outcome::Value { value, active, target },
-        );
-        (calls, outcome)
+    /// `object` is what KEDA would send, but for keys that end in `FromEnv`: KEDA sends the values
+    /// of the variables, which are not known here, and leaves out those that have none.
+    pub(super) fn new(channel: Channel, mut object: ScaledObjectRef, address: &str) -> Self {
+        object.scaler_metadata.retain(|key, _| !key.ends_with("FromEnv"));
+        object.scaler_metadata.entry("scalerAddress".into()).or_insert_with(|| address.into());
+        Self { client: ExternalScalerClient::new(channel), object }
     }
 
-    async fn spec(&mut self, calls: &mut Vec<Call>) -> Result<MetricSpec, Outcome> {
+    /// GetMetricSpec, then GetMetrics and IsActive for the metric. What fails is repeated at once,
+    /// and once.
+    pub(super) async fn poll(&mut self) -> Poll {
+        let (mut calls, mut odd) = (Vec::new(), Vec::new());
+        let outcome = match self.ask(&mut calls, &mut odd).await {
+            Ok(outcome) => outcome,
+            Err(failed) => Outcome::Failed(failed),
+        };
+        odd.dedup();
+        Poll { calls, outcome, odd }
+    }
+
+    async fn ask(
+        &mut self,
+        calls: &mut Vec<Call>,
+        odd: &mut Vec<String>,
+    ) -> Result<Outcome, Failed> {
+        let specs = match self.specs(calls).await {
+            Err(_) => self.specs(calls).await?,
+            Ok(specs) => specs,
+        };
+        if specs.len() > 1 {
+            odd.push(format!(
+                "there are {} metrics; KEDA asks for each, `check` for one",
+                specs.len()
+            ));
+        }
+        let spec = &specs[0];
+        let target = spec.target();
+        if target < 0.0005 {
+            odd.push(format!("the target is {target}; the HPA refuses what is less than 0.0005"));
+        }
+        let measured = match self.measure(spec, calls, odd).await {
+            Err(_) => self.measure(spec, calls, odd).await?,
+            Ok(measured) => measured,
+        };
+        let (value, active) = measured;
+        Ok(Outcome::Answered { value, active, target })
+    }
+
+    /// At least one.
+    async fn specs(&mut self, calls: &mut Vec<Call>) -> Result<Vec<MetricSpec>, Failed> {
         let asked = self.client.get_metric_spec(self.object.clone());
         call("GetMetricSpec", calls, asked, |response: GetMetricSpecResponse| {
-            // KEDA would ask for each of several; there should be one.
-            let spec = response.metric_specs.into_iter().next();
-            let spec = spec.ok_or_else(|| "got empty metric spec".to_owned())?;
-            let metric = shorten(&spec.metric_name, MAX_SHOWN);
-            Ok((Answer::Spec { metric, target: target(&spec) }, spec))
+            // KEDA's words.
+            let first = response.metric_specs.first().ok_or("got empty metric spec")?;
+            let metric = shorten(&first.metric_name, MAX_SHOWN);
+            Ok((Answer::Spec { metric, target: first.target() }, response.metric_specs))
         })
         .await
     }
@@ -91,22 +107,29 @@ impl Keda {
         &mut self,
         spec: &MetricSpec,
         calls: &mut Vec<Call>,
-    ) -> Result<(f64, bool), Outcome> {
+        odd: &mut Vec<String>,
+    ) -> Result<(f64, bool), Failed> {
         let request = GetMetricsRequest {
             scaled_object_ref: Some(self.object.clone()),
             metric_name: spec.metric_name.clone(),
         };
         let asked = self.client.get_metrics(request);
         let value = call("GetMetrics", calls, asked, |response: GetMetricsResponse| {
-            if response.metric_values.is_empty() {
-                return Err("there is no value in the answer".to_owned());
+            let values = response.metric_values.iter();
+            if values.clone().any(|value| !value.metric_value_float.is_finite()) {
+                odd.push("the value is not finite; KEDA makes 0 or the whole number of it".into());
             }
-            // The HPA adds up what it gets.
-            let value = response
-                .metric_values
-                .iter()
-                .map(|v| float_or_int(v.metric_value_float, v.metric_value))
-                .sum();
+            let values: Vec<f64> =
+                values.map(|v| number(v.metric_value_float, v.metric_value)).collect();
+            match &*values {
+                [] => odd.push("GetMetrics answers without a value; the HPA has none".to_owned()),
+                [_] => {}
+                several => odd.push(format!(
+                    "GetMetrics answers with {} values; the HPA adds them up",
+                    several.len()
+                )),
+            }
+            let value = values.iter().sum();
             Ok((Answer::Value { value }, value))
         })
         .await?;
@@ -124,35 +147,57 @@ async fn call<R, T>(
     rpc: &'static str,
     calls: &mut Vec<Call>,
     asked: impl Future<Output = Result<Response<R>, Status>>,
-    understand: impl FnOnce(R) -> Result<(Answer, T), String>,
-) -> Result<T, Outcome> {
+    understand: impl FnOnce(R) -> Result<(Answer, T), &'static str>,
+) -> Result<T, Failed> {
     let started_at = Instant::now();
     let answered = timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
         let text = format!("no answer within {PATIENCE:?}; KEDA would wait on");
         Err(Status::deadline_exceeded(text))
     });
     let took_ms = started_at.elapsed().as_secs_f64() * 1_000.0;
-    let failed = match answered {
-        Ok(response) => match understand(response.into_inner()) {
-            Ok((answer, understood)) => {
-                calls.push(Call { rpc, code: code_name(Code::Ok), answer, took_ms });
-                return Ok(understood);
-            }
-            Err(message) => (code_name(Code::Ok), message),
-        },
-        Err(status) => (code_name(status.code()), shorten(status.message(), MAX_SHOWN)),
+    let (code, message) = match answered.map(|response| understand(response.into_inner())) {
+        Ok(Ok((answer, understood))) => {
+            calls.push(Call { rpc, code: code_name(Code::Ok), answer, took_ms });
+            return Ok(understood);
+        }
+        Ok(Err(message)) => (Code::Ok, message.to_owned()),
+        Err(status) => (status.code(), shorten(status.message(), 10 * MAX_SHOWN)),
     };
-    let (code, message) = failed;
+    let code = code_name(code);
     calls.push(Call { rpc, code, answer: Answer::Failed { message: message.clone() }, took_ms });
-    Err(Outcome::Failed { code, message })
+    Err(Failed { rpc, code, message })
 }
 
-fn target(spec: &MetricSpec) -> f64 {
-    float_or_int(spec.target_size_float, spec.target_size)
+impl MetricSpec {
+    fn target(&self) -> f64 {
+        number(self.target_size_float, self.target_size)
+    }
 }
 
-/// As KEDA reads a pair of the two.
+/// As KEDA reads a pair of the two; what is not finite, it takes for 0.
 #[expect(clippy::cast_precision_loss, reason = "KEDA sends it on as a float")]
-fn float_or_int(float: f64, int: i64) -> f64 {
-    if float > 0.0 { float } else { int as f64 }
+fn number(float: f64, int: i64) -> f64 {
+    match float {
+        float if float == f64::INFINITY => 0.0,
+        float if float > 0.0 => float,
+        _ => int as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_as_keda_does() {
+        for (float, int, expected) in [
+            (22.5, 22, 22.5),
+            (0.0, 7, 7.0),
+            (-3.5, -4, -4.0),
+            (f64::NAN, 7, 7.0),
+            (f64::INFINITY, 7, 0.0),
+        ] {
+            assert!((number(float, int) - expected).abs() < 1e-9, "{float} {int}");
+        }
+    }
 }

@@ -1,12 +1,11 @@
-//! Follows triggers through a running scaler: KEDA's poll, and StreamIsActive beside it.
+//! Follows triggers through a running scaler: KEDA's poll, and StreamIsActive beside it for
+//! triggers that push.
 
 use std::{
     io::{self, Write},
     time::Duration,
 };
 
-use jiff::Timestamp;
-use serde::Serialize;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -16,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::{
-    Output,
-    manifest::Manifest,
-    report::{Examined, Outcome},
+    MAX_SHOWN, Output, json,
+    manifest::Selected,
+    report::{Event, Examined, Happening, Outcome},
     text,
     through::Keda,
 };
@@ -26,15 +25,14 @@ use crate::{
     proto::IsActiveResponse, scaler::code_name, source::datadog::wall_clock, words::shorten,
 };
 
-/// KEDA's default of `pollingInterval`, in seconds.
-const POLLING_INTERVAL: u64 = 30;
 /// KEDA opens a stream that ended again after this, and after twice as long each time it failed
 /// (`runStreamIsActive`, `pkg/scalers/external_scaler.go`).
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// Nobody waits for a poll for longer.
+const LONGEST_INTERVAL: Duration = Duration::from_hours(24);
 /// Most events that wait to be written.
 const QUEUE: usize = 64;
-const MAX_SHOWN: usize = 1_000;
 
 /// How to follow.
 #[derive(Clone, Copy, Debug)]
@@ -48,48 +46,20 @@ pub(super) struct Watched {
     label: String,
     keda: Keda,
     polling_interval: Duration,
+    pushes: bool,
     /// Whether the last poll had an answer.
     is_answered: bool,
 }
 
-/// One thing that KEDA sees.
-#[derive(Debug, Serialize)]
-pub(super) struct Event {
-    /// RFC 3339.
-    pub(super) at: Timestamp,
-    /// Which trigger.
-    pub(super) trigger: String,
-    #[serde(flatten)]
-    pub(super) seen: Happening,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(tag = "event", rename_all = "lowercase")]
-pub(super) enum Happening {
-    Poll {
-        #[serde(flatten)]
-        outcome: Outcome,
-        took_ms: f64,
-    },
-    Push {
-        active: bool,
-    },
-    /// The stream ended, with this code.
-    Ended {
-        code: &'static str,
-        #[serde(skip_serializing_if = "String::is_empty")]
-        message: String,
-    },
-}
-
 impl Watched {
-    pub(super) fn new(manifest: &Manifest, keda: Keda, examined: &Examined) -> Self {
-        let seconds = manifest.spec.polling_interval.unwrap_or(POLLING_INTERVAL).max(1);
+    pub(super) fn new(selected: &Selected<'_>, keda: Keda, examined: &Examined) -> Self {
+        let polling_interval = Duration::from_secs(selected.manifest.spec.polling_interval.max(1));
         Self {
-            label: text::label(examined),
+            label: examined.label(),
             keda,
-            polling_interval: Duration::from_secs(seconds),
-            is_answered: matches!(examined.outcome, Some(Outcome::Value { .. })),
+            polling_interval: polling_interval.min(LONGEST_INTERVAL),
+            pushes: selected.pushes(),
+            is_answered: matches!(examined.outcome, Some(Outcome::Answered { .. })),
         }
     }
 }
@@ -107,22 +77,29 @@ pub(super) async fn run(
     for (index, one) in watched.iter().enumerate() {
         let every = follow.interval.unwrap_or(one.polling_interval);
         tasks.spawn(poll(index, one.keda.clone(), every, sender.clone()));
-        tasks.spawn(stream(index, one.keda.clone(), sender.clone()));
+        if one.pushes {
+            tasks.spawn(stream(index, one.keda.clone(), sender.clone()));
+        }
     }
     loop {
-        let (index, seen) = tokio::select! {
+        let (index, happening) = tokio::select! {
             () = shutdown.cancelled() => return Ok(watched.iter().all(|one| one.is_answered)),
             Some(event) = events.recv() => event,
-        };
-        if let Happening::Poll { outcome, .. } = &seen {
-            watched[index].is_answered = matches!(outcome, Outcome::Value { .. });
-        }
-        let event = Event { at: wall_clock(), trigger: watched[index].label.clone(), seen };
-        match output {
-            Output::Json => {
-                serde_json::to_writer(&mut *out, &event)?;
-                writeln!(out)?;
+            Some(ended) = tasks.join_next() => {
+                return Err(io::Error::other(match ended {
+                    Ok(()) => "a trigger is no longer followed".to_owned(),
+                    Err(error) => error.to_string(),
+                }));
             }
+        };
+        let one = &mut watched[index];
+        if let Happening::Poll { outcome, .. } = &happening {
+            one.is_answered = matches!(outcome, Outcome::Answered { .. });
+        }
+        let at_ms = wall_clock().as_millisecond();
+        let event = Event { at_ms, trigger: one.label.clone(), happening };
+        match output {
+            Output::Json => out.write_all(&json::line(&event)?)?,
             Output::Text { .. } => writeln!(out, "{}", text::event(&event))?,
         }
         out.flush()?;
@@ -138,9 +115,10 @@ async fn poll(index: usize, mut keda: Keda, every: Duration, events: Events) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let (calls, outcome) = keda.poll().await;
-        let took_ms = calls.iter().map(|call| call.took_ms).sum();
-        if events.send((index, Happening::Poll { outcome, took_ms })).await.is_err() {
+        let poll = keda.poll().await;
+        let took_ms = poll.calls.iter().map(|call| call.took_ms).sum();
+        let happening = Happening::Poll { outcome: poll.outcome, took_ms };
+        if events.send((index, happening)).await.is_err() {
             return;
         }
     }
@@ -151,10 +129,10 @@ async fn stream(index: usize, mut keda: Keda, events: Events) {
     loop {
         let ended = follow(index, &mut keda, &events).await;
         let code = ended.as_ref().map_or_else(Status::code, |()| Code::Ok);
-        let message = ended.err().map(|status| shorten(status.message(), MAX_SHOWN));
+        let message = ended.err().map(|status| shorten(status.message(), 10 * MAX_SHOWN));
         let message = message.unwrap_or_default();
-        let ended = Happening::Ended { code: code_name(code), message };
-        if events.send((index, ended)).await.is_err() {
+        let happening = Happening::Ended { code: code_name(code), message };
+        if events.send((index, happening)).await.is_err() {
             return;
         }
         if code == Code::Ok {

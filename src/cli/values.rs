@@ -50,9 +50,11 @@ pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
 
 /// As KEDA's `scalerAddress`.
 pub(super) fn host_and_port(text: &str) -> Result<String, String> {
-    let address = text.trim().trim_start_matches("dns:///");
+    let text = text.trim();
+    let address = text.strip_prefix("dns:///").unwrap_or(text);
     let (host, port) = address.rsplit_once(':').unwrap_or_default();
-    let is_host = !host.is_empty() && !host.contains(['/', '@', ' ']);
+    let is_v6 = host.starts_with('[') && host.ends_with(']');
+    let is_host = !host.is_empty() && (is_v6 || !host.contains([':', '/', '@', ' ']));
     if is_host && port.parse::<u16>().is_ok() {
         Ok(address.to_owned())
     } else {
@@ -109,6 +111,21 @@ mod tests {
         assert_eq!(base_url("http://127.0.0.1:8126").unwrap().as_str(), "http://127.0.0.1:8126/");
         for odd in ["", "ftp://x.y", "https://a:b@c.d", "https://a.b/?c", "https://"] {
             assert!(base_url(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_scaler_is_a_host_and_a_port() {
+        for (text, address) in [
+            ("localhost:9090", "localhost:9090"),
+            (" scaler.keda:9090 ", "scaler.keda:9090"),
+            ("dns:///scaler.keda:9090", "scaler.keda:9090"),
+            ("[::1]:9090", "[::1]:9090"),
+        ] {
+            assert_eq!(host_and_port(text).as_deref(), Ok(address));
+        }
+        for odd in ["", "scaler", "::1", "http://scaler:9090", ":9090", "scaler:port", "a b:1"] {
+            assert!(host_and_port(odd).is_err(), "{odd}");
         }
     }
 

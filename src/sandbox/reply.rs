@@ -13,6 +13,11 @@ const RETENTION: i64 = 30 * 86_400;
 /// An instant in seconds is below this until the year 5138; more is milliseconds.
 const LATEST: i64 = 100_000_000_000;
 
+/// Most queries of a request. How many Datadog takes, it does not say.
+const MAX_QUERIES: usize = 100;
+/// Most points of a series with those that are padding.
+const MAX_POINTS: usize = 1_500;
+
 /// A request that has all its parameters.
 #[derive(Clone, Copy)]
 pub(super) struct Request<'a> {
@@ -33,6 +38,9 @@ impl Request<'_> {
         let Some(texts) = grammar::split(self.query) else {
             return within.malformed(self.query, self.query.len());
         };
+        if texts.len() > MAX_QUERIES {
+            return within.error("Invalid query input:\ntoo many queries");
+        }
         let mut queries = Vec::with_capacity(texts.len());
         for text in texts {
             match SimulatedQuery::parse(text) {
@@ -115,7 +123,7 @@ fn show(index: usize, query: &SimulatedQuery, series: &SimulatedSeries, finest: 
     for (start, value) in &series.points {
         points.push(json!([start * 1_000, value]));
         let padding = (1..query.step / finest).map(|n| json!([(start + n * finest) * 1_000, null]));
-        points.extend(padding);
+        points.extend(padding.take(MAX_POINTS.saturating_sub(points.len())));
     }
     let start = series.points.first().map_or(0, |(start, _)| start * 1_000);
     let end = series.points.last().map_or(0, |(start, _)| (start + query.step) * 1_000 - 1);
@@ -163,6 +171,16 @@ mod tests {
         assert_eq!(reply["series"][0]["interval"], 1_730);
         let points = reply["series"][0]["pointlist"].as_array().unwrap().len();
         assert!((1_400..=1_500).contains(&points), "{points} points");
+    }
+
+    #[test]
+    fn an_answer_has_an_end() {
+        let wide = vec!["avg:sandbox.flat{*}.rollup(avg, 2592000)"; 20].join(",");
+        let reply = ask(&format!("avg:sandbox.flat{{*}},{wide}"));
+        let length = |series: &Value| series["pointlist"].as_array().unwrap().len();
+        let longest = reply["series"].as_array().unwrap().iter().map(length).max();
+        assert!(longest <= Some(MAX_POINTS), "{longest:?} points");
+        assert_eq!(ask(&vec!["avg:sandbox.flat{*}"; 101].join(","))["status"], "error");
     }
 
     #[test]

@@ -4,8 +4,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{FromRequestParts, Path, Query, State},
+    extract::{FromRequestParts, Path, Query, Request, State},
     http::{StatusCode, header, request::Parts, uri::Authority},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
     routing::{get, put},
 };
 use jiff::Timestamp;
@@ -90,21 +92,29 @@ async fn list(State(simulation): State<Arc<Simulation>>) -> Json<Value> {
     Json(faults.collect())
 }
 
-/// The request was not made by a website that is open in a browser on this machine: a browser names
-/// the website in `Origin`, or, if the website's name leads to this machine, in `Host`.
+/// Refuses what a website asks that is open in a browser on this machine, if the website's name
+/// leads to this machine: the browser names the website in `Host`.
+pub(super) async fn on_this_machine(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    if host.is_some_and(is_this_machine) {
+        return next.run(request).await;
+    }
+    refused().into_response()
+}
+
+fn refused() -> Answer {
+    let refusal = "only this machine is answered, by a loopback address and not from a website";
+    (StatusCode::FORBIDDEN, format!("{refusal}\n"))
+}
+
+/// The request was not made by any website: a browser names it in `Origin`.
 struct NoWebsite;
 
 impl<S: Sync> FromRequestParts<S> for NoWebsite {
     type Rejection = Answer;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Answer> {
-        let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        if !parts.headers.contains_key(header::ORIGIN) && host.is_some_and(is_this_machine) {
-            return Ok(Self);
-        }
-        let refusal = "only this machine may switch faults, by a loopback address and not from a \
-                       website";
-        Err((StatusCode::FORBIDDEN, format!("{refusal}\n")))
+        if parts.headers.contains_key(header::ORIGIN) { Err(refused()) } else { Ok(Self) }
     }
 }
 

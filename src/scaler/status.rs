@@ -21,7 +21,7 @@ use crate::{
 
 /// Why an RPC has no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     #[error("the request names no ScaledObject")]
     NoScaledObject,
     #[error(
@@ -85,7 +85,7 @@ impl Failure {
     }
 
     /// As metrics and gRPC's documentation spell it.
-    pub fn code_name(&self) -> &'static str {
+    pub(crate) fn code_name(&self) -> &'static str {
         code_name(self.code())
     }
 
@@ -105,7 +105,7 @@ impl Failure {
 }
 
 /// As metrics and gRPC's documentation spell it.
-pub fn code_name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -48,7 +48,7 @@ pub(super) fn interpret(
             .unwrap_or_else(|| fallback.to_owned())
     };
     Err(match response.status.as_u16() {
-        200 => match series::decode(&response.body, query) {
+        200 => match series::decode(&response.body, query, account) {
             Ok(series) => return Ok(series),
             Err(Unreadable::TooLarge(what)) => SourceError::TooLarge { what },
             Err(Unreadable::NotUnderstood(what)) => SourceError::NotUnderstood { host, what },

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use super::{grammar, list::List};
-use crate::demand::{Point, Series};
+use crate::demand::{Account, Point, Series};
 
 /// Most series of one reading. More are refused, for leaving some out would change the value.
 const MAX_SERIES: usize = 5_000;
@@ -29,7 +29,11 @@ pub(super) enum Unreadable {
 
 /// `query` is the text that was sent: a series of it is matched by `query_index`, never by its
 /// text, which Datadog rewrites.
-pub(super) fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadable> {
+pub(super) fn decode(
+    body: &[u8],
+    query: &str,
+    account: &Account,
+) -> Result<Box<[Series]>, Unreadable> {
     let Ok(reply) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(body) else {
         return Err(not_understood("it is not a JSON object"));
     };
@@ -62,7 +66,7 @@ pub(super) fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadab
     let mut series = Vec::with_capacity(list.items.len());
     let (mut points, mut odd) = (0, 0);
     for raw in &list.items {
-        match decode_series(raw, &rollups)? {
+        match decode_series(raw, &rollups, account)? {
             Some((one, odd_points)) => {
                 points += one.points.len();
                 odd += odd_points;
@@ -102,6 +106,7 @@ fn words(reply: &BTreeMap<String, &RawValue>) -> Result<String, Unreadable> {
 fn decode_series(
     raw: &RawValue,
     rollups: &[Option<Duration>],
+    account: &Account,
 ) -> Result<Option<(Series, usize)>, Unreadable> {
     let fields: Option<BTreeMap<String, &RawValue>> = read(Some(raw));
     let field = |name| fields.as_ref().and_then(|fields| fields.get(name)).copied();
@@ -131,7 +136,8 @@ fn decode_series(
         // Seconds, whatever the API's specification says: a recorded answer of a day has 300.
         read::<u64>(field("interval")).filter(|s| *s > 0).map(Duration::from_secs)
     });
-    let mut scope = read::<String>(field("scope")).unwrap_or_default();
+    let scope = read::<String>(field("scope")).unwrap_or_default();
+    let mut scope = account.redact(&scope);
     scope.truncate(scope.floor_char_boundary(MAX_SCOPE));
     Ok(Some((Series { scope: scope.into(), step, nulls, points: points.into() }, odd)))
 }
@@ -165,6 +171,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::demand::Keys;
+
+    fn account() -> Account {
+        let keys = Keys::Pair { api: "the-api-key".into(), app: "the-app-key".into() };
+        Account::new("https://api.datadoghq.eu".parse().unwrap(), keys)
+    }
+
+    fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadable> {
+        super::decode(body, query, &account())
+    }
 
     /// Scope, step in seconds and values of each series.
     #[track_caller]
@@ -201,6 +217,12 @@ mod tests {
         let body = r#"{"status":"ok","series":[{"scope":"env:x","interval":20,
             "pointlist":[[1000.0,1],[2000,null],[3000.0,2.5],[4000.0,null]]}]}"#;
         check(body, &[("env:x", Some(2), &[1.0, 2.5])]);
+    }
+
+    #[test]
+    fn a_key_that_is_quoted_back_is_no_scope() {
+        let body = r#"{"status":"ok","series":[{"scope":"key:the-api-key","pointlist":[]}]}"#;
+        check(body, &[("key:[redacted]", None, &[])]);
     }
 
     #[test]

@@ -11,6 +11,17 @@ pub struct MetadataError {
     pub faults: Vec<Fault>,
 }
 
+impl MetadataError {
+    /// Whether a fault says as much.
+    pub(crate) fn mentions(&self, advice: &Advice) -> bool {
+        self.faults.iter().any(|fault| match fault {
+            Fault::Missing { nearest: Some(nearest), .. } => nearest == advice.key(),
+            Fault::Unwanted(unwanted) => unwanted == advice,
+            Fault::Missing { nearest: None, .. } | Fault::Invalid { .. } => false,
+        })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     Missing {

@@ -56,8 +56,7 @@ impl Trigger {
     /// `default_hold` is the server's.
     ///
     /// A reading past its due instant is held: while its refresh is under way, and while that
-    /// fails, up to the trigger's hold. One that says *inactive* is not held beyond one missed
-    /// refresh, for what it leads to is the end of the workload.
+    /// fails, as long as `held_for` says.
     pub fn judge(
         &self,
         latest: &Latest,
@@ -76,12 +75,11 @@ impl Trigger {
             return failure.map_or(Verdict::Awaited { otherwise: None }, failed);
         };
 
-        let hold = self.hold.unwrap_or(default_hold);
-        let one_refresh = hold.min(newest.interval);
+        let held_for = |active| self.held_for(active, newest.interval, default_hold);
         let late = |reading: &Reading| now.saturating_duration_since(reading.due_at());
         // Nobody asked for a while: what is known is old, but no failure keeps it from being
         // read again.
-        let overdue = failure.is_none() && late(newest) > one_refresh;
+        let overdue = failure.is_none() && late(newest) > held_for(false);
 
         let (reading, measured, failure) = match self.reckon(newest) {
             Ok(value) => (newest, measure(value), failure),
@@ -103,8 +101,7 @@ impl Trigger {
             Err(unusable) => return failed(failure.unwrap_or(unusable)),
         };
 
-        let allowed = if measured.active { hold } else { one_refresh };
-        let may_be_held = late(reading) <= allowed;
+        let may_be_held = late(reading) <= held_for(measured.active);
         match failure {
             _ if overdue => Verdict::Awaited { otherwise: may_be_held.then_some(measured) },
             None => Verdict::Known(measured),
@@ -114,7 +111,7 @@ impl Trigger {
     }
 
     /// The value of this reading by itself: no fallback value, and nothing held.
-    pub fn reckon(&self, reading: &Reading) -> Result<f64, Unanswered> {
+    pub(crate) fn reckon(&self, reading: &Reading) -> Result<f64, Unanswered> {
         match self.reckoning.reckon(reading)? {
             Some(value) => Ok(value),
             None => Err(match (reading.depth(), self.window()) {
@@ -143,30 +140,32 @@ impl Reckoning {
         let of_series = reading
             .series
             .iter()
-            .filter_map(|series| self.over_time(series, reading.window_end_ms).1);
+            .filter_map(|series| self.over_time(series, reading.window_end_ms));
         match aggregator.fold(of_series) {
             Some(value) if !value.is_finite() => Err(Unanswered::NotFinite { aggregator }),
             value => Ok(value),
         }
     }
 
-    /// Which points of one series count, and the number made of them; `None` if none is left after
-    /// the offset.
-    pub fn over_time(&self, series: &Series, window_end_ms: i64) -> (Range<usize>, Option<f64>) {
+    /// `None` if no point is left after the offset.
+    pub(crate) fn over_time(&self, series: &Series, window_end_ms: i64) -> Option<f64> {
+        let mut values =
+            series.points[self.counted(series, window_end_ms)].iter().map(|point| point.value);
+        match self.over_time {
+            TimeAggregator::Last => values.next(),
+            TimeAggregator::Over(aggregator) => aggregator.fold(values),
+        }
+    }
+
+    /// The points of a series that its number is made of.
+    pub(crate) fn counted(&self, series: &Series, window_end_ms: i64) -> Range<usize> {
         let kept = match self.offset {
             PointOffset::Points(offset) => series.points.len().saturating_sub(offset),
             PointOffset::Auto => series.full_buckets(window_end_ms).len(),
         };
         match self.over_time {
-            TimeAggregator::Last => {
-                let last = kept.saturating_sub(1)..kept;
-                let value = series.points[last.clone()].first().map(|point| point.value);
-                (last, value)
-            }
-            TimeAggregator::Over(aggregator) => {
-                let values = series.points[..kept].iter().map(|point| point.value);
-                (0..kept, aggregator.fold(values))
-            }
+            TimeAggregator::Last => kept.saturating_sub(1)..kept,
+            TimeAggregator::Over(_) => 0..kept,
         }
     }
 }

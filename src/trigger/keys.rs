@@ -41,6 +41,19 @@ pub const KEYS: [&str; 31] = [
     "tlsKeyFile",
 ];
 
+/// Those of `KEYS` that say how KEDA reaches a scaler, whichever that is.
+pub(crate) const KEYS_OF_KEDA: [&str; 9] = [
+    "caCert",
+    "enableTLS",
+    "hpaMetricName",
+    "scalerAddress",
+    "tlsCertFile",
+    "tlsClientCert",
+    "tlsClientKey",
+    "tlsKeyFile",
+    "unsafeSsl",
+];
+
 /// Parameters of a TriggerAuthentication. In the metadata they have no effect.
 const CREDENTIALS: [&str; 9] = [
     "apiKey",
@@ -70,7 +83,7 @@ pub enum Advice {
 }
 
 /// What is to be said of the keys. Cheap: it is asked for with each RPC.
-pub(super) fn advice(metadata: &HashMap<String, String>) -> Vec<Advice> {
+pub(crate) fn advice(metadata: &HashMap<String, String>) -> Vec<Advice> {
     let question = |key: &str| {
         if CREDENTIALS.contains(&key.strip_suffix("FromEnv").unwrap_or(key)) {
             Advice::Credential { key: key.to_owned() }
@@ -101,6 +114,15 @@ pub(super) fn nearest_key(key: &str) -> Option<&'static str> {
         .filter(|(likeness, _)| *likeness >= LIKENESS)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, known)| known)
+}
+
+impl Advice {
+    /// The key that it is about.
+    pub(super) fn key(&self) -> &str {
+        match self {
+            Self::Unknown { key } | Self::Credential { key } => key,
+        }
+    }
 }
 
 impl fmt::Display for Advice {

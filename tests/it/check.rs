@@ -81,11 +81,20 @@ fn findings(report: &Value) -> Vec<&str> {
 #[derive(Clone, Default)]
 struct FakeScaler {
     asked: Arc<Mutex<Vec<(&'static str, ScaledObjectRef)>>>,
-    /// What GetMetrics answers.
-    value: Option<MetricValue>,
+    /// What GetMetrics answers; `None` is an error.
+    values: Option<Vec<MetricValue>>,
 }
 
 impl FakeScaler {
+    fn answering(values: &[(f64, i64)]) -> Self {
+        let value = |(float, int): &(f64, i64)| MetricValue {
+            metric_name: "m".into(),
+            metric_value: *int,
+            metric_value_float: *float,
+        };
+        Self { values: Some(values.iter().map(value).collect()), ..Self::default() }
+    }
+
     fn note(&self, method: &'static str, object: ScaledObjectRef) {
         self.asked.lock().unwrap().push((method, object));
     }
@@ -96,14 +105,21 @@ impl FakeScaler {
 
     async fn start(&self) -> (SocketAddr, JoinSet<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        (listener.local_addr().unwrap(), self.serve(listener))
+    }
+
+    async fn start_at(&self, address: SocketAddr) -> JoinSet<()> {
+        self.serve(TcpListener::bind(address).await.unwrap())
+    }
+
+    fn serve(&self, listener: TcpListener) -> JoinSet<()> {
         let service = ExternalScalerServer::new(self.clone());
         let mut server = JoinSet::new();
         server.spawn(async move {
             let incoming = TcpIncoming::from(listener);
             GrpcServer::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
         });
-        (address, server)
+        server
     }
 }
 
@@ -153,11 +169,8 @@ impl ExternalScaler for FakeScaler {
         let request = request.into_inner();
         assert_eq!(request.metric_name, "m");
         self.note("GetMetrics", request.scaled_object_ref.unwrap());
-        match &self.value {
-            Some(value) => {
-                let metric_values = vec![value.clone()];
-                Ok(Response::new(GetMetricsResponse { metric_values }))
-            }
+        match self.values.clone() {
+            Some(metric_values) => Ok(Response::new(GetMetricsResponse { metric_values })),
             None => Err(Status::unavailable("the database is away\u{1b}[31m")),
         }
     }
@@ -165,8 +178,7 @@ impl ExternalScaler for FakeScaler {
 
 #[tokio::test]
 async fn a_scaler_is_asked_what_keda_asks_in_its_order() {
-    let answer = MetricValue { metric_name: "m".into(), metric_value: 7, metric_value_float: 0.0 };
-    let scaler = FakeScaler { value: Some(answer), ..FakeScaler::default() };
+    let scaler = FakeScaler::answering(&[(0.0, 7)]);
     let (address, _server) = scaler.start().await;
     let address = address.to_string();
     let directory = tempfile::tempdir().unwrap();
@@ -213,6 +225,24 @@ async fn what_fails_is_repeated_once_as_keda_does() {
 }
 
 #[tokio::test]
+async fn what_is_odd_in_an_answer_is_told() {
+    for (values, value, finding) in [
+        (&[][..], 0.0, "GetMetrics answers without a value; the HPA has none"),
+        (&[(7.0, 7), (2.5, 2)], 9.5, "GetMetrics answers with 2 values; the HPA adds them up"),
+    ] {
+        let scaler = FakeScaler::answering(values);
+        let (address, _server) = scaler.start().await;
+        let address = address.to_string();
+        let (report, fine) =
+            checked(&[&QUERY[..], &TARGET, &["--through", &address]].concat()).await;
+        assert!(!fine);
+        assert_eq!(report["triggers"][0]["outcome"]["value"], value);
+        assert_eq!(findings(&report), [finding]);
+        assert_eq!(scaler.methods(), ["GetMetricSpec", "GetMetrics", "IsActive"]);
+    }
+}
+
+#[tokio::test]
 async fn the_running_scaler_is_asked_and_not_datadog() {
     let datadog = FakeDatadog::start(|_| Reply::points(&[1.0, 8.0])).await;
     let server = Server::start(&datadog).await;
@@ -224,7 +254,7 @@ async fn the_running_scaler_is_asked_and_not_datadog() {
     let text = anstream::adapter::strip_bytes(&out).into_vec();
     let text = without_times(&String::from_utf8(text).unwrap());
     insta::assert_snapshot!(text, @r"
-    ScaledObject check, trigger 0, external
+    ScaledObject check, trigger 0, external-push
     --metadata
 
     Metadata
@@ -238,7 +268,7 @@ async fn the_running_scaler_is_asked_and_not_datadog() {
       activationQueryValue      0 (default)
       metricUnavailableValue    none (default)
       holdLastValue             60 s (default)
-      timeout                   2.5 s (default)
+      timeout                   2.5s (default)
 
     What KEDA asks, and gets
       GetMetricSpec in … ms  datadog-sum-shop-orders, target 5
@@ -249,16 +279,10 @@ async fn the_running_scaler_is_asked_and_not_datadog() {
       8, active
 
     Replicas
-      AverageValue              2 (this trigger): 8 / 5, rounded up
-      Value                     2: 1 × 8 / 5, rounded up
-      asked for                 2, from 1, and between 1 and 100
-
-    While Datadog fails (read each 15 s, held 60 s longer)
-      an active value           for 75 s after it was read
-      an inactive one           for 30 s
-      then                      an error: KEDA leaves the replicas alone
-      cooldownPeriod            300 s
-      stabilization             300 s (`scaleDown` of the HPA)
+      AverageValue              2 (this trigger): 8 / 5
+      Value                     2: 1 × 8 / 5
+      wanted                    2, from 1, between 1 and 100; rounded up, but
+                                nothing changes within a tenth
     ");
     assert_eq!(datadog.asked().len(), 1);
 }
@@ -282,15 +306,16 @@ async fn a_scaler_that_is_not_there_is_named() {
     drop(listener);
     let (report, fine) = checked(&[&QUERY[..], &TARGET, &["--through", &address]].concat()).await;
     assert!(!fine);
-    let cause = "Connection refused (os error 111)";
-    assert_eq!(findings(&report), [format!("no connection to {address}: {cause}")]);
+    let [finding] = &findings(&report)[..] else { panic!("one finding") };
+    let expected = format!("no connection to {address}: Connection refused");
+    assert!(finding.starts_with(&expected), "{finding}");
+    assert_eq!(report["triggers"][0]["outcome"]["code"], "UNAVAILABLE");
     assert_eq!(calls(&report), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn tls_is_as_keda_has_it() {
-    let value = MetricValue { metric_name: "m".into(), metric_value: 7, metric_value_float: 7.0 };
-    let scaler = FakeScaler { value: Some(value), ..FakeScaler::default() };
+    let scaler = FakeScaler::answering(&[(7.0, 7)]);
     let (address, _server) = scaler.start().await;
     let relay = TlsRelay::start(address).await;
     let through = relay.address.to_string();
@@ -318,18 +343,21 @@ async fn tls_is_as_keda_has_it() {
         why.replace(&through, "HERE")
     };
     let unknown = why(&[&enable_tls[..], &client].concat()).await;
-    assert!(unknown.starts_with("no connection to HERE with TLS: "), "{unknown}");
-    assert!(unknown.ends_with("UnknownIssuer; give its CA with `--ca-cert`"), "{unknown}");
-    let misnamed = why(&[&["--ca-cert", ca], &client[..]].concat()).await;
-    assert!(
-        misnamed.ends_with("; give the name of its certificate with `--server-name`"),
-        "{misnamed}"
+    assert_eq!(
+        unknown,
+        "no connection to HERE with TLS: nobody that is trusted vouches for its certificate; give \
+         its CA with `--ca-cert`"
     );
+    let misnamed = why(&[&["--ca-cert", ca], &client[..]].concat()).await;
+    assert!(misnamed.ends_with("has another name; give that with `--server-name`"), "{misnamed}");
     let plain = address.to_string();
     let arguments = [&QUERY[..], &TARGET, &enable_tls, &["--through", &plain]].concat();
     let (report, _) = checked(&arguments).await;
     let [finding] = &findings(&report)[..] else { panic!("one finding") };
-    assert!(finding.ends_with("; it does not speak TLS: take `enableTLS` out"), "{finding}");
+    assert!(
+        finding.contains(" with TLS: it does not speak TLS; take `enableTLS` out"),
+        "{finding}"
+    );
 }
 
 /// What KEDA would have seen, in one line.
@@ -416,43 +444,107 @@ impl Write for Lines {
     }
 }
 
+/// `check --watch`, and the lines that it prints.
+struct Watching {
+    lines: mpsc::UnboundedReceiver<String>,
+    shutdown: CancellationToken,
+    running: JoinSet<anyhow::Result<bool>>,
+}
+
+impl Watching {
+    fn start(arguments: &[&str]) -> Self {
+        let config = config(&[arguments, &["--watch", "--output", "json"]].concat());
+        let shutdown = CancellationToken::new();
+        let (sender, lines) = mpsc::unbounded_channel();
+        let mut running = JoinSet::new();
+        running.spawn({
+            let shutdown = shutdown.clone();
+            async move {
+                let mut out = Lines { rest: Vec::new(), lines: sender };
+                check::run(config, &mut out, shutdown).await
+            }
+        });
+        Self { lines, shutdown, running }
+    }
+
+    async fn next(&mut self) -> Value {
+        serde_json::from_str(&soon(self.lines.recv()).await.unwrap()).unwrap()
+    }
+
+    /// Ended by Ctrl-C.
+    async fn end(mut self) -> bool {
+        self.shutdown.cancel();
+        soon(self.running.join_next()).await.unwrap().unwrap().unwrap()
+    }
+}
+
 #[tokio::test]
 async fn watching_shows_polls_and_pushes_until_it_is_ended() {
     let datadog = FakeDatadog::start(|_| Reply::points(&[8.0])).await;
     let server = Server::start(&datadog).await;
     let address = server.grpc.trim_start_matches("http://");
-    let watch = ["--through", address, "--watch", "--interval", "100ms", "--output", "json"];
-    let config = config(&[&QUERY[..], &TARGET, &watch].concat());
-    let shutdown = CancellationToken::new();
-    let (sender, mut lines) = mpsc::unbounded_channel();
-    let mut running = JoinSet::new();
-    running.spawn({
-        let shutdown = shutdown.clone();
-        async move {
-            let mut out = Lines { rest: Vec::new(), lines: sender };
-            check::run(config, &mut out, shutdown).await
-        }
-    });
+    let through = ["--through", address, "--interval", "1s"];
+    let mut watching = Watching::start(&[&QUERY[..], &TARGET, &through].concat());
+    assert_eq!(watching.next().await["fine"], true);
     let (mut polls, mut pushes) = (0, 0);
     while polls < 2 || pushes < 1 {
-        let line = soon(lines.recv()).await.unwrap();
-        // What is explained before is one document over many lines.
-        let Some(event) = serde_json::from_str::<Value>(&line).ok() else { continue };
+        let event = watching.next().await;
         match event["event"].as_str() {
             Some("poll") => {
-                assert_eq!((&event["value"], &event["active"]), (&8.0.into(), &true.into()));
+                assert_eq!((&event["value"], &event["status"]), (&8.0.into(), &"answered".into()));
                 polls += 1;
             }
             Some("push") => {
-                assert_eq!(
-                    (&event["trigger"], &event["active"]),
-                    (&"check[0]".into(), &true.into())
-                );
+                let pushed = (&event["trigger"], &event["active"]);
+                assert_eq!(pushed, (&"check[0]".into(), &true.into()));
                 pushes += 1;
             }
             _ => {}
         }
     }
-    shutdown.cancel();
-    assert!(soon(running.join_next()).await.unwrap().unwrap().unwrap());
+    assert!(watching.end().await);
+}
+
+#[tokio::test]
+async fn only_what_pushes_is_streamed_and_a_warning_is_not_forgotten() {
+    let scaler = FakeScaler::answering(&[(7.0, 7)]);
+    let (address, _server) = scaler.start().await;
+    let address = address.to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("shop.yaml");
+    let yaml = r#"
+kind: ScaledObject
+metadata: {name: shop}
+spec:
+  pollingInterval: 1
+  triggers:
+    - type: external
+      metadata: {scalerAddress: "here:9090", query: "avg:a{*}", queryValue: "5", agee: "60"}
+"#;
+    std::fs::write(&path, yaml).unwrap();
+    let mut watching = Watching::start(&["-f", path.to_str().unwrap(), "--through", &address]);
+    assert_eq!(watching.next().await["fine"], false);
+    assert_eq!(watching.next().await["event"], "poll");
+    assert!(!watching.end().await);
+    assert!(!scaler.methods().contains(&"StreamIsActive"));
+}
+
+#[tokio::test]
+async fn a_scaler_that_comes_late_is_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let through = address.to_string();
+    let through = ["--through", &*through, "--interval", "1s"];
+    let mut watching = Watching::start(&[&QUERY[..], &TARGET, &through].concat());
+    assert_eq!(watching.next().await["fine"], false);
+    let scaler = FakeScaler::answering(&[(7.0, 7)]);
+    let _server = scaler.start_at(address).await;
+    loop {
+        let event = watching.next().await;
+        if event["event"] == "poll" && event["status"] == "answered" {
+            break;
+        }
+    }
+    assert!(!watching.end().await);
 }

@@ -1,18 +1,24 @@
 //! Connections to a scaler, with the TLS options that KEDA has for one
 //! (`getClientForConnectionPool`, `pkg/scalers/external_scaler.go`).
 
-use std::{collections::HashMap, error::Error, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, error::Error, io, path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::{
-    DigitallySignedStruct, SignatureScheme,
+    CertificateError, DigitallySignedStruct, InvalidMessage, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
+use tokio::time::timeout;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use crate::trigger::boolean;
+use crate::{
+    check::manifest::{InputError, read},
+    proto::ScaledObjectRef,
+    trigger::boolean,
+};
 
+/// From resolving the host to the end of the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What KEDA reads from a TriggerAuthentication: files with PEM.
@@ -30,129 +36,170 @@ pub struct Tls {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Security {
     /// `enableTLS`
-    pub(crate) tls: bool,
+    tls: bool,
     /// `unsafeSsl`: any certificate will do.
-    pub(crate) any_certificate: bool,
+    any_certificate: bool,
 }
 
 impl Security {
-    pub(crate) fn of(metadata: &HashMap<String, String>) -> Self {
-        let is_set = |key| metadata.get(key).and_then(|value| boolean(value.trim()));
-        Self {
-            tls: is_set("enableTLS").unwrap_or(false),
-            any_certificate: is_set("unsafeSsl").unwrap_or(false),
-        }
+    pub(crate) fn of(object: &ScaledObjectRef) -> Self {
+        let is_set = |key| {
+            let value = object.scaler_metadata.get(key);
+            value.and_then(|value| boolean(value.trim())).unwrap_or(false)
+        };
+        Self { tls: is_set("enableTLS"), any_certificate: is_set("unsafeSsl") }
     }
 }
 
-#[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum Unconnected {
-    #[error("{} cannot be read: {cause}", .path.display())]
-    File { path: PathBuf, cause: String },
-    #[error("the address \"{address}\" is not understood: {cause}")]
-    Address { address: String, cause: String },
-    #[error("no connection to {address}{}: {cause}{}", if *.tls { " with TLS" } else { "" }, hint(*.tls, .cause))]
-    Unreachable { address: String, tls: bool, cause: String },
+#[derive(Debug, thiserror::Error)]
+#[error("no connection to {address}{}: {cause}", if *.tls { " with TLS" } else { "" })]
+pub(crate) struct Unconnected {
+    address: String,
+    tls: bool,
+    cause: Cause,
 }
 
-fn hint(tls: bool, cause: &str) -> &'static str {
-    if tls && cause.contains("UnknownIssuer") {
-        "; give its CA with `--ca-cert`"
-    } else if tls && cause.contains("InvalidContentType") {
-        "; it does not speak TLS: take `enableTLS` out"
-    } else if tls && cause.contains("not valid for name") {
-        "; give the name of its certificate with `--server-name`"
-    } else {
-        ""
-    }
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum Cause {
+    #[error("nobody that is trusted vouches for its certificate; give its CA with `--ca-cert`")]
+    Untrusted,
+    #[error("its certificate has another name; give that with `--server-name`")]
+    Misnamed,
+    #[error("it does not speak TLS; take `enableTLS` out, and leave `--ca-cert` away")]
+    Plaintext,
+    #[error("no answer within {CONNECT_TIMEOUT:?}")]
+    TimedOut,
+    #[error("{0}")]
+    Other(String),
 }
 
 /// One connection for each way to be secure, as KEDA keeps them.
 pub(crate) struct Pool {
     /// Host and port.
     address: String,
-    tls: Tls,
+    /// TLS is used whatever the metadata says, since there are certificates for it.
+    has_certificates: bool,
+    ca: Option<Certificate>,
+    identity: Option<Identity>,
+    server_name: Option<String>,
     channels: HashMap<Security, Channel>,
 }
 
 impl Pool {
-    pub(crate) fn new(address: String, tls: Tls) -> Self {
-        Self { address, tls, channels: HashMap::new() }
+    /// Reads the files. Blocks.
+    pub(crate) fn new(address: String, tls: &Tls) -> Result<Self, InputError> {
+        let ca = tls.ca.as_deref().map(read).transpose()?.map(Certificate::from_pem);
+        let identity = match &tls.client {
+            Some((certificate, key)) => Some(Identity::from_pem(read(certificate)?, read(key)?)),
+            None => None,
+        };
+        Ok(Self {
+            address,
+            has_certificates: ca.is_some() || identity.is_some(),
+            ca,
+            identity,
+            server_name: tls.server_name.clone(),
+            channels: HashMap::new(),
+        })
     }
 
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    /// KEDA uses TLS where it is told to, and where it was given certificates.
-    pub(crate) fn uses_tls(&self, security: Security) -> bool {
-        security.tls || self.tls.ca.is_some() || self.tls.client.is_some()
-    }
-
-    pub(crate) async fn connect(&mut self, security: Security) -> Result<Channel, Unconnected> {
+    /// A channel that connects when it is used, and whether it can now.
+    pub(crate) async fn channel(
+        &mut self,
+        security: Security,
+    ) -> Result<(Channel, Result<(), Unconnected>), Unconnected> {
         if let Some(channel) = self.channels.get(&security) {
-            return Ok(channel.clone());
+            return Ok((channel.clone(), Ok(())));
         }
-        let tls = self.uses_tls(security);
-        let unreachable = |error: tonic::transport::Error| Unconnected::Unreachable {
-            address: self.address.clone(),
-            tls,
-            cause: innermost(&error),
+        let endpoint = self.endpoint(security)?;
+        let (channel, reached) = match timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
+            Ok(Ok(channel)) => (channel, Ok(())),
+            Ok(Err(error)) => {
+                (endpoint.connect_lazy(), Err(self.unconnected(security, cause(&error))))
+            }
+            Err(_) => (endpoint.connect_lazy(), Err(self.unconnected(security, Cause::TimedOut))),
         };
-        let scheme = if tls { "https" } else { "http" };
-        let endpoint = Endpoint::from_shared(format!("{scheme}://{}", self.address));
-        let mut endpoint = endpoint
-            .map_err(|error| Unconnected::Address {
-                address: self.address.clone(),
-                cause: innermost(&error),
-            })?
-            .connect_timeout(CONNECT_TIMEOUT);
-        if tls {
-            let config = self.tls.config(security)?;
-            endpoint = if security.any_certificate {
-                endpoint.tls_config_with_verifier(config, Arc::new(AnyCertificate::new()))
-            } else {
-                endpoint.tls_config(config)
-            }
-            .map_err(unreachable)?;
+        if reached.is_ok() {
+            self.channels.insert(security, channel.clone());
         }
-        let channel = endpoint.connect().await.map_err(unreachable)?;
-        self.channels.insert(security, channel.clone());
-        Ok(channel)
+        Ok((channel, reached))
     }
-}
 
-impl Tls {
-    fn config(&self, security: Security) -> Result<ClientTlsConfig, Unconnected> {
-        let mut config = ClientTlsConfig::new();
-        if !security.any_certificate {
-            config = config.with_native_roots();
-            if let Some(path) = &self.ca {
-                config = config.ca_certificate(Certificate::from_pem(read(path)?));
-            }
+    fn endpoint(&self, security: Security) -> Result<Endpoint, Unconnected> {
+        let unconnected =
+            |error: tonic::transport::Error| self.unconnected(security, cause(&error));
+        let uses_tls = self.uses_tls(security);
+        let scheme = if uses_tls { "https" } else { "http" };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{}", self.address))
+            .map_err(unconnected)?
+            .connect_timeout(CONNECT_TIMEOUT);
+        if !uses_tls {
+            return Ok(endpoint);
         }
-        if let Some((certificate, key)) = &self.client {
-            config = config.identity(Identity::from_pem(read(certificate)?, read(key)?));
+        let mut config = ClientTlsConfig::new();
+        if let Some(identity) = &self.identity {
+            config = config.identity(identity.clone());
         }
         if let Some(name) = &self.server_name {
             config = config.domain_name(name);
         }
-        Ok(config)
+        let endpoint = if security.any_certificate {
+            endpoint.tls_config_with_verifier(config, Arc::new(AnyCertificate::new()))
+        } else {
+            config = config.with_native_roots();
+            if let Some(ca) = &self.ca {
+                config = config.ca_certificate(ca.clone());
+            }
+            endpoint.tls_config(config)
+        };
+        endpoint.map_err(unconnected)
     }
-}
 
-fn read(path: &PathBuf) -> Result<Vec<u8>, Unconnected> {
-    std::fs::read(path)
-        .map_err(|error| Unconnected::File { path: path.clone(), cause: error.to_string() })
+    /// Whether the metadata takes back what the certificates were given for.
+    pub(crate) fn is_disarmed(&self, security: Security) -> bool {
+        security.any_certificate && self.has_certificates
+    }
+
+    fn uses_tls(&self, security: Security) -> bool {
+        security.tls || self.has_certificates
+    }
+
+    fn unconnected(&self, security: Security, cause: Cause) -> Unconnected {
+        Unconnected { address: self.address.clone(), tls: self.uses_tls(security), cause }
+    }
 }
 
 /// "Connection refused" helps, "transport error" does not.
-fn innermost(error: &dyn Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
+fn cause(error: &tonic::transport::Error) -> Cause {
+    let mut innermost: &(dyn Error + 'static) = error;
+    loop {
+        if let Some(rustls) = innermost.downcast_ref::<rustls::Error>() {
+            match rustls {
+                rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                    return Cause::Untrusted;
+                }
+                rustls::Error::InvalidCertificate(
+                    CertificateError::NotValidForName
+                    | CertificateError::NotValidForNameContext { .. },
+                ) => return Cause::Misnamed,
+                rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+                    return Cause::Plaintext;
+                }
+                _ => {}
+            }
+        }
+        // An I/O error does not give what it holds as its source.
+        let held = innermost.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let source = held.map(|held| held as &(dyn Error + 'static)).or(innermost.source());
+        match source {
+            Some(source) => innermost = source,
+            None => return Cause::Other(innermost.to_string()),
+        }
     }
-    innermost.to_string()
 }
 
 /// `unsafeSsl`: who holds the certificate's key is proven, who that is does not matter.

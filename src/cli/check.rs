@@ -1,0 +1,140 @@
+//! The flags of `check`.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use clap::{ArgGroup, Args, ValueEnum};
+
+use super::{
+    Environment, Reach, Rules, UsageError,
+    values::{a_second_or_more, entry, host_and_port},
+};
+use crate::check::{self, Ask, Follow, Output, Tls, Triggers};
+
+pub(super) const HELP: &str = "\
+Examples:
+  keda-datadog-scaler check -f scaledobject.yaml
+  kubectl get scaledobject shop -o yaml | keda-datadog-scaler check -f -
+  keda-datadog-scaler check -f scaledobject.yaml --through 127.0.0.1:9090 --watch
+  keda-datadog-scaler check --metadata 'query=avg:system.load.1{*}' --metadata queryValue=5
+
+Keys come from DD_API_KEY, DD_APP_KEY and DD_SITE, or --credentials-dir.
+Exit code: 0 fine, 1 an error or a warning, 2 a command line that is not understood.";
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("triggers").required(true).args(["filename", "metadata"])))]
+pub struct Check {
+    /// File with ScaledObjects or ScaledJobs, YAML or JSON; `-` is the standard input; repeatable
+    #[arg(short, long, value_name = "FILE")]
+    filename: Vec<PathBuf>,
+
+    /// A trigger without a file: one entry of its metadata; repeatable
+    #[arg(long, value_name = "KEY=VALUE", value_parser = entry)]
+    metadata: Vec<(String, String)>,
+
+    /// Only triggers with this index in their object, or with this name
+    #[arg(long, value_name = "INDEX|NAME")]
+    trigger: Option<String>,
+
+    /// Replicas that there are, to tell what the HPA would ask for
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    replicas: u32,
+
+    /// How to print what was found
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: OutputFormat,
+
+    /// Ask nobody: tell what can be told of the file alone
+    #[arg(long, conflicts_with = "through")]
+    offline: bool,
+
+    /// Play KEDA against the scaler that runs at this address, in place of asking Datadog
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
+    through: Option<String>,
+
+    /// Go on: poll as KEDA does, and follow StreamIsActive beside it, until Ctrl-C
+    #[arg(long, requires = "through")]
+    watch: bool,
+
+    /// How often to poll with `--watch` [default: `pollingInterval` of the object]
+    #[arg(long, value_name = "DURATION", requires = "watch", value_parser = a_second_or_more)]
+    interval: Option<Duration>,
+
+    /// File with a CA certificate (PEM) for `--through`, as `caCert` of a TriggerAuthentication;
+    /// turns TLS on, as `enableTLS` in the metadata does
+    #[arg(long, value_name = "FILE", requires = "through")]
+    ca_cert: Option<PathBuf>,
+
+    /// File with a client certificate (PEM), as `tlsClientCert`
+    #[arg(long, value_name = "FILE", requires_all = ["through", "tls_client_key"])]
+    tls_client_cert: Option<PathBuf>,
+
+    /// File with its key (PEM), as `tlsClientKey`
+    #[arg(long, value_name = "FILE", requires_all = ["through", "tls_client_cert"])]
+    tls_client_key: Option<PathBuf>,
+
+    /// Name on the scaler's certificate, if that is not the host of `--through`
+    #[arg(long, value_name = "NAME", requires = "through")]
+    server_name: Option<String>,
+
+    #[command(flatten)]
+    reach: Reach,
+
+    #[command(flatten)]
+    rules: Rules,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    Text,
+    Json,
+}
+
+impl Check {
+    pub fn config(&self, environment: Environment) -> Result<check::Config, UsageError> {
+        let ask = match &self.through {
+            Some(address) => Ask::Scaler {
+                address: address.clone(),
+                tls: Tls {
+                    ca: self.ca_cert.clone(),
+                    client: self.tls_client_cert.clone().zip(self.tls_client_key.clone()),
+                    server_name: self.server_name.clone(),
+                },
+                follow: self.watch.then_some(Follow { interval: self.interval }),
+            },
+            None if self.offline => Ask::Nobody,
+            None => Ask::Datadog {
+                credentials: self.reach.credentials(environment)?,
+                http: self.reach.http(),
+            },
+        };
+        let triggers = if self.filename.is_empty() {
+            let mut metadata = BTreeMap::new();
+            for (key, value) in &self.metadata {
+                if metadata.insert(key.clone(), value.clone()).is_some() {
+                    return Err(UsageError::TwiceInMetadata { key: key.clone() });
+                }
+            }
+            Triggers::Metadata(metadata)
+        } else {
+            Triggers::Files(self.filename.clone())
+        };
+        let Rules { refresh, hold, patience, strict_metadata } = self.rules;
+        Ok(check::Config {
+            triggers,
+            only: self.trigger.clone(),
+            replicas: self.replicas,
+            output: match self.output {
+                OutputFormat::Text => Output::Text { width: width() },
+                OutputFormat::Json => Output::Json,
+            },
+            server: check::Server { refresh, hold, patience, strict_metadata },
+            ask,
+        })
+    }
+}
+
+/// Of the terminal; in a pipe, what every terminal has.
+fn width() -> usize {
+    terminal_size::terminal_size_of(std::io::stdout())
+        .map_or(80, |(terminal_size::Width(columns), _)| columns.into())
+}
