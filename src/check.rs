@@ -229,9 +229,9 @@ async fn ask_datadog(
         }
     };
     let demand = Demand { account: account.clone(), query: query.clone() };
-    let fetched = fetches.get(source, demand, server.refresh).await;
+    let answer = fetches.get(source, demand, server.refresh).await;
     let asked = (account.host(), keys.to_owned());
-    reading::explain(trigger, query, asked, &fetched, server, examined);
+    reading::explain(trigger, query, asked, &answer, server, examined);
 }
 
 /// `None` if nothing can be asked that way.
@@ -262,15 +262,15 @@ async fn ask_scaler(
         tell_unconnected(&error, examined);
         return Some(keda);
     }
-    let poll = keda.poll().await;
-    if let Outcome::Failed(Failed { code, message, .. }) = &poll.outcome {
+    let seen = keda.poll().await;
+    if let Outcome::Failed(Failed { code, message, .. }) = &seen.outcome {
         examined.find(Level::Error, Step::Calls, format!("KEDA gets {code}: {message}"));
     }
-    for odd in poll.odd {
+    for odd in seen.odd {
         examined.find(Level::Warning, Step::Calls, odd);
     }
-    examined.outcome = Some(poll.outcome);
-    examined.evidence = Evidence::Scaler { calls: poll.calls };
+    examined.outcome = Some(seen.outcome);
+    examined.evidence = Evidence::Scaler { calls: seen.calls };
     Some(keda)
 }
 

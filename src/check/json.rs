@@ -35,12 +35,13 @@ impl<F: Formatter> Formatter for Visible<F> {
     ) -> io::Result<()> {
         let mut rest = fragment;
         while let Some(at) = rest.find(is_invisible) {
-            writer.write_all(rest[..at].as_bytes())?;
-            let invisible = rest[at..].chars().next().unwrap_or_default();
+            let (visible, tail) = rest.split_at(at);
+            writer.write_all(visible.as_bytes())?;
+            let invisible = tail.chars().next().unwrap_or_default();
             for unit in invisible.encode_utf16(&mut [0; 2]) {
                 write!(writer, "\\u{unit:04x}")?;
             }
-            rest = &rest[at + invisible.len_utf8()..];
+            rest = &tail[invisible.len_utf8()..];
         }
         writer.write_all(rest.as_bytes())
     }

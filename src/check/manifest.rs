@@ -248,7 +248,9 @@ impl Found {
             // `kubectl get -o yaml` gives a list.
             match document.get("items") {
                 Some(Value::Array(items)) => {
-                    items.iter().for_each(|item| self.add_object(file, item));
+                    for item in items {
+                        self.add_object(file, item);
+                    }
                 }
                 _ => self.add_object(file, &document),
             }

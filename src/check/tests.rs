@@ -643,13 +643,13 @@ async fn wrong_metadata_is_told_with_its_remedy() {
     error (metadata): `asMetricSource` is true without quotes, but must be a text; quote it
     warning (metadata): `asMetricSource` leaves the target to `advanced.scalingModifiers`, but there are none; add them, or set `queryValue`
     error (metadata): `activationQueryValue` is "high", but must be a number such as `0.5`
-    error (metadata): `age` is "90s", but must be a whole number of seconds, such as `90`
-    error (metadata): `timeWindowOffset` is "-30", but must be a whole number of seconds, such as `90`
+    error (metadata): `age` is "90s", but must be a whole number of seconds such as `90`, not negative
+    error (metadata): `timeWindowOffset` is "-30", but must be a whole number of seconds such as `90`, not negative
     error (metadata): `lastAvailablePointOffset` is "newest", but must be a whole number of points, not negative, or `auto`
     error (metadata): `timeAggregator` is "p99", but must be last, average, max, min or sum
     error (metadata): `queryAggregator` is "median", but must be average, max, min or sum
     error (metadata): `metricUnavailableValue` is "none", but must be a number such as `0.5`
-    error (metadata): `holdLastValue` is "1m", but must be a whole number of seconds, such as `90`
+    error (metadata): `holdLastValue` is "1m", but must be a whole number of seconds such as `90`, not negative
     warning (hold): a reading is held for 600 s, longer than `cooldownPeriod` (300 s) keeps the replicas; set `holdLastValue: "300"`, or a longer `cooldownPeriod`
     warning (hold): a reading is held for 600 s, longer than `stabilizationWindowSeconds` (300 s) keeps the replicas; set `holdLastValue: "300"`, or a longer `stabilizationWindowSeconds`
     error (metadata): `timeout` is "-2s", but must be a duration such as `500ms` or `2s`, or a whole number of milliseconds, not negative

@@ -41,7 +41,9 @@ pub(super) fn trigger(examined: &Examined, width: usize) -> String {
     page.findings(examined, Step::Trigger);
 
     page.heading("Metadata");
-    examined.settings.iter().for_each(|setting| page.setting(setting));
+    for setting in &examined.settings {
+        page.setting(setting);
+    }
     page.findings(examined, Step::Metadata);
 
     match &examined.evidence {
@@ -59,7 +61,9 @@ pub(super) fn trigger(examined: &Examined, width: usize) -> String {
         }
         Evidence::Scaler { calls } => {
             page.heading("What KEDA asks, and gets");
-            calls.iter().for_each(|call| page.call(call));
+            for call in calls {
+                page.call(call);
+            }
         }
     }
     let is_unreached = !matches!(examined.evidence, Evidence::Scaler { .. });

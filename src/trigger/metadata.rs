@@ -230,7 +230,7 @@ impl<'a> Reader<'a> {
         let value = self.text(key)?;
         let count = serde_json::from_str(value).ok();
         if count.is_none() {
-            self.invalid(key, value, "a whole number of seconds, such as `90`");
+            self.invalid(key, value, "a whole number of seconds such as `90`, not negative");
         }
         count
     }
@@ -354,8 +354,9 @@ mod tests {
             );
         }
         for odd in ["60.0", "+60", "060", "-1", "1e2", "1m"] {
-            let message =
-                format!("`age` is \"{odd}\", but must be a whole number of seconds, such as `90`");
+            let message = format!(
+                "`age` is \"{odd}\", but must be a whole number of seconds such as `90`, not negative"
+            );
             check_fault(&[("age", odd)], &message);
         }
     }
@@ -465,7 +466,7 @@ mod tests {
         check_fault(
             &[("query", "-"), ("age", "x"), ("queryValue", "-"), ("useClusterAgentProxy", "maybe")],
             "`useClusterAgentProxy` is \"maybe\", but must be true or false; also `age` is \"x\", \
-             but must be a whole number of seconds, such as `90`; also `queryValue` (or \
+             but must be a whole number of seconds such as `90`, not negative; also `queryValue` (or \
              `targetValue`) is missing; set it, or `asMetricSource: \"true\"` if \
              `scalingModifiers` sets the target; also `query` is missing; set it",
         );

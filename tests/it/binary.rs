@@ -332,7 +332,7 @@ async fn no_key_is_ever_in_a_log_an_error_or_a_metric() {
         told += &keda.value(&object).await.unwrap_err().to_string();
     }
     let bad = object(&[("age", "x"), ("apiKey", API_KEY), ("Query", APP_KEY), ("query", "")]);
-    let message = "`age` is \"x\", but must be a whole number of seconds, such as `90`; also \
+    let message = "`age` is \"x\", but must be a whole number of seconds such as `90`, not negative; also \
                    `Query` is not known; did you mean `query`, which is missing?";
     check_status(keda.value(&bad).await, tonic::Code::InvalidArgument, message);
     let metrics = soon(http_client().get(format!("{admin}/metrics")).send()).await.unwrap();

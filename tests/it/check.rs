@@ -495,8 +495,8 @@ async fn watching_shows_polls_and_pushes_until_it_is_ended() {
                 polls += 1;
             }
             Some("push") => {
-                let pushed = (&event["trigger"], &event["active"]);
-                assert_eq!(pushed, (&"check[0]".into(), &true.into()));
+                let seen = (&event["trigger"], &event["active"]);
+                assert_eq!(seen, (&"check[0]".into(), &true.into()));
                 pushes += 1;
             }
             _ => {}

@@ -74,7 +74,7 @@ async fn faults_of_the_metadata_are_told_together() {
     let server = Server::start(&datadog).await;
     let mut keda = server.client().await;
     let bad = object(&[("queryValue", "many"), ("age", "1m")]);
-    let message = "`age` is \"1m\", but must be a whole number of seconds, such as `90`; also \
+    let message = "`age` is \"1m\", but must be a whole number of seconds such as `90`, not negative; also \
                    `queryValue` is \"many\", but must be a number such as `0.5`";
     let code = Code::InvalidArgument;
     check_status(keda.client.get_metric_spec(bad.clone()).await, code, message);
