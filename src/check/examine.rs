@@ -254,6 +254,7 @@ fn question_metadata(
 /// What else decides over the replicas.
 pub(super) fn question_scaling(selected: &Selected<'_>, examined: &mut Examined) {
     let spec = &selected.manifest.spec;
+    let is_reckoned = examined.scaling.is_some();
     let mut find = |level, message: String| examined.find(level, Step::Scaling, message);
     let (min, max) = (spec.min_replica_count, spec.max_replica_count);
     if min > max {
@@ -277,7 +278,7 @@ pub(super) fn question_scaling(selected: &Selected<'_>, examined: &mut Examined)
             "`scalingModifiers` decides over the replicas; this value is one input of its formula"
                 .to_owned(),
         );
-    } else if spec.triggers.len() > 1 {
+    } else if spec.triggers.len() > 1 && is_reckoned {
         let triggers = spec.triggers.len();
         find(Level::Note, format!("of its {triggers} triggers, the HPA takes what asks for most"));
     }
