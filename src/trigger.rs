@@ -14,7 +14,7 @@ mod interpret;
 pub use fault::{Fault, MetadataError};
 pub use interpret::{Measure, Unanswered};
 pub use keys::{Advice, KEYS};
-pub(crate) use keys::{KEYS_OF_KEDA, advice};
+pub(crate) use keys::{KEYS_OF_KEDA, advice, is_meant_for_us};
 pub(crate) use values::boolean;
 
 /// One trigger of a ScaledObject or ScaledJob. Whatever it holds has been checked.

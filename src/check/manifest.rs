@@ -14,11 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::MAX_SHOWN;
-use crate::{
-    proto::ScaledObjectRef,
-    trigger::{KEYS, KEYS_OF_KEDA},
-    words::shorten,
-};
+use crate::{proto::ScaledObjectRef, trigger::is_meant_for_us, words::shorten};
 
 /// Largest input; the largest object that etcd takes has 1.5 MB.
 const MAX_INPUT: u64 = 16 << 20;
@@ -268,6 +264,14 @@ impl Found {
             }
         };
         let text = |key: &str| object["metadata"][key].as_str().map(str::to_owned);
+        let name = &object["metadata"]["name"];
+        if !name.is_string() && !name.is_null() {
+            let name = shorten(&name.to_string(), MAX_SHOWN);
+            self.odd.push(format!(
+                "the `metadata.name` of a {kind} in {file} is {name}, but must be a text; quote it"
+            ));
+            return;
+        }
         let name = text("name").unwrap_or_default();
         let nothing = Value::Object(serde_json::Map::new());
         let spec = object.get("spec").unwrap_or(&nothing);
@@ -398,11 +402,7 @@ impl Spec {
 impl TriggerSpec {
     /// Whether this program answers it. Others have external scalers too.
     fn is_ours(&self) -> bool {
-        let has_our_key = || {
-            self.metadata
-                .keys()
-                .any(|key| KEYS.contains(&&**key) && !KEYS_OF_KEDA.contains(&&**key))
-        };
+        let has_our_key = || self.metadata.keys().any(|key| is_meant_for_us(key));
         match &*self.r#type {
             "datadog" => true,
             "external" | "external-push" => has_our_key(),
@@ -453,7 +453,38 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_a_text() {
+        check(
+            "kind: ScaledJob\nmetadata: {name: 7}\n",
+            "the `metadata.name` of a ScaledJob in x.yaml is 7, but must be a text; quote it",
+        );
+    }
+
+    #[test]
+    fn what_is_large_beyond_reason_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.yaml");
+        std::fs::write(&path, "#".repeat((16 << 20) + 1)).unwrap();
+        let error = find(&[path]).unwrap_err();
+        assert!(error.is_usage());
+        assert!(error.to_string().ends_with("it has more than 16 MiB"), "{error}");
+    }
+
+    #[test]
+    fn keda_has_defaults() {
+        let spec = Spec::default();
+        let seconds = (spec.polling_interval, spec.cooldown_period, spec.stabilization_window());
+        assert_eq!(seconds, (30, 300, 300));
+        assert_eq!((spec.min_replica_count, spec.max_replica_count), (0, 100));
+        assert_eq!((spec.idle(), spec.strategy()), (Some(0), "default"));
+    }
+
+    #[test]
     fn null_is_absent() {
+        check(
+            "kind: ScaledJob\nmetadata: {name: a}\nspec: {triggers: [{type: cpu, name: null}]}\n",
+            "ScaledJob a 1",
+        );
         check(
             "kind: ScaledJob\nmetadata: {name: a, namespace: }\nspec:\n  advanced:\n  triggers:\n",
             "ScaledJob a 0",
@@ -497,11 +528,12 @@ mod tests {
         let mut found = Found::default();
         let yaml = "kind: ScaledObject\nmetadata: {name: a}\nspec: {triggers: [\
                     {type: cpu}, {type: external, metadata: {scalerAddress: 'a:1', threshold: '5'}}, \
-                    {type: external, metadata: {scalerAddress: 'a:1', queryValue: '5'}}, \
+                    {type: external, metadata: {scalerAddress: 'a:1', queryvalue: '5'}}, \
                     {type: datadog}]}\n";
         found.add("x.yaml", yaml).unwrap();
         let (ours, others) = found.select(None).unwrap();
         assert_eq!((ours.iter().map(|t| t.index).collect::<Vec<_>>(), others), (vec![2, 3], 2));
+        assert_eq!(found.select(Some("3")).unwrap().1, 0);
         let error = found.select(Some("1")).unwrap_err().to_string();
         assert_eq!(error, "there is no trigger `1`; there are: 2, 3");
     }

@@ -161,6 +161,27 @@ mod tests {
     }
 
     #[test]
+    fn the_metric_type_decides_how_a_value_is_taken() {
+        let of = |metric_type: &str, spec: serde_json::Value, target: f64| {
+            let trigger = json!({"type": "datadog", "metricType": metric_type});
+            let mut spec = spec;
+            spec["triggers"] = json!([trigger]);
+            let object = json!({"kind": "ScaledObject", "metadata": {"name": "a"}, "spec": spec});
+            let mut found = Found::default();
+            found.add("x", &object.to_string()).unwrap();
+            match scaling(&found.select(None).unwrap().0[0], 12.0, true, target, 2) {
+                Some(Scaling::Replicas(replicas)) => Some(replicas.wanted),
+                _ => None,
+            }
+        };
+        assert_eq!(of("AverageValue", json!({}), 5.0), Some(3));
+        assert_eq!(of("Value", json!({}), 5.0), Some(5));
+        assert_eq!(of("Value", json!({"minReplicaCount": 7}), 5.0), Some(7));
+        // The HPA refuses it.
+        assert_eq!(of("Value", json!({}), 0.0001), None);
+    }
+
+    #[test]
     fn jobs_are_started_only_when_active() {
         check_wanted("ScaledJob", &json!({}), true, 1, Some(3));
         check_wanted("ScaledJob", &json!({"maxReplicaCount": 2}), true, 1, Some(2));

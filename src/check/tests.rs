@@ -623,6 +623,9 @@ async fn wrong_metadata_is_told_with_its_remedy() {
         json!({"type": "global"}),
         json!({"colour": "red"}),
         json!({"apiKey": "the-secret"}),
+        json!({"apiKey": 1_234_567}),
+        json!({"unsafeSsl": "maybe"}),
+        json!({"scalerAddress": " "}),
         json!({"scalerAddress": "-"}),
         json!({"scalerAddress": ""}),
         json!({"enableTLS": "maybe"}),
@@ -660,6 +663,10 @@ async fn wrong_metadata_is_told_with_its_remedy() {
     warning (metadata): `type` in the metadata is "global", which has no effect; for one target for all replicas together, set `metricType: Value` for the trigger
     warning (metadata): `colour` is not known; take it out
     warning (metadata): `apiKey` has no effect in metadata; the server uses its own account (`DD_API_KEY`, `DD_APP_KEY` and `DD_SITE`, or `--credentials-dir`)
+    error (metadata): `apiKey` is a number without quotes, but must be a text; quote it
+    warning (metadata): `apiKey` has no effect in metadata; the server uses its own account (`DD_API_KEY`, `DD_APP_KEY` and `DD_SITE`, or `--credentials-dir`)
+    error (metadata): `unsafeSsl` is "maybe", but must be true or false
+    error (trigger): `scalerAddress` is missing, and KEDA needs it; set it, such as `keda-datadog-scaler.keda:9090`
     error (trigger): `scalerAddress` is missing, and KEDA needs it; set it, such as `keda-datadog-scaler.keda:9090`
     error (trigger): `scalerAddress` is missing, and KEDA needs it; set it, such as `keda-datadog-scaler.keda:9090`
     error (metadata): `enableTLS` is "maybe", but must be true or false
@@ -681,7 +688,7 @@ async fn a_wrong_place_for_a_trigger_is_told_with_its_remedy() {
         but(&[("kind", json!("ScaledJob")), ("trigger/type", json!("external-push"))]),
         but(&[("cooldownPeriod", json!(30))]),
         but(&[("minReplicaCount", json!(5)), ("maxReplicaCount", json!(2))]),
-        but(&[("minReplicaCount", json!(2)), ("idleReplicaCount", json!(3))]),
+        but(&[("minReplicaCount", json!(2)), ("idleReplicaCount", json!(2))]),
         but(&[("trigger/authenticationRef", json!({"nam": "datadog"}))]),
         but(&[("triggers", json!([twin, twin]))]),
     ];
@@ -693,7 +700,7 @@ async fn a_wrong_place_for_a_trigger_is_told_with_its_remedy() {
     warning (hold): a value that is held would start Jobs again for work already done; set `holdLastValue: "0"` for a ScaledJob
     warning (hold): a reading is held for 60 s, longer than `cooldownPeriod` (30 s) keeps the replicas; set `holdLastValue: "30"`, or a longer `cooldownPeriod`
     error (scaling): `minReplicaCount` is 5, but must be at most `maxReplicaCount`, 2
-    error (scaling): `idleReplicaCount` is 3, but must be less than `minReplicaCount`, 2
+    error (scaling): `idleReplicaCount` is 2, but must be less than `minReplicaCount`, 2
     error (trigger): `authenticationRef` has no `name`; set it, or take it out
     error (trigger): `scalerAddress` is missing, and KEDA needs it; set it, such as `keda-datadog-scaler.keda:9090`
     error (trigger): `name` is "a", but so is that of another trigger; KEDA wants it unique
@@ -749,6 +756,118 @@ async fn a_query_is_read_once_for_several_triggers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_sound_is_left_alone() {
+    let formula = json!({"scalingModifiers": {"formula": "a"}});
+    let mut of_modifiers = with(&json!({"queryValue": "-", "asMetricSource": "true"}));
+    of_modifiers["spec"]["advanced"] = formula;
+    let mut global = with(&json!({"type": "global"}));
+    global["spec"]["triggers"][0]["metricType"] = json!("Value");
+    let mut job = with(&json!({"holdLastValue": "0"}));
+    job["kind"] = json!("ScaledJob");
+    job["spec"]["cooldownPeriod"] = json!(10);
+    for object in [
+        of_modifiers,
+        global,
+        job,
+        with(&json!({"query": "avg:a{*},avg:b{*}", "queryAggregator": "max"})),
+        // Nothing cools down that does not go to zero.
+        but(&[("minReplicaCount", json!(1)), ("cooldownPeriod", json!(10))]),
+        but(&[("minReplicaCount", json!(2)), ("idleReplicaCount", json!(0))]),
+    ] {
+        let told = told(&config(), &object.to_string(), || Ok(one_series())).await;
+        assert!(told.fine, "{}", told.text);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_without_effect_and_defaults_of_others_are_told() {
+    let metadata = json!({
+        "maxAge": "60",
+        "lastAvailablePointOffset": "auto",
+        "activationQueryValue": "3",
+        "activationTargetValue": "4",
+        "holdLastValue": "7",
+    });
+    let object = with(&metadata).to_string();
+    let text = told(&config(), &object, || Ok(one_series())).await.text;
+    let agent = json!({
+        "useClusterAgentProxy": "true", "datadogMetricName": "a", "datadogMetricNamespace": "b",
+        "query": "-", "age": "60", "activationQueryValue": "3",
+    });
+    let agent = with(&agent).to_string();
+    let agent = told(&config(), &agent, || Ok(one_series())).await.text;
+    let both = sections(&text, &["Metadata"]) + &sections(&agent, &["Metadata"]);
+    insta::assert_snapshot!(both, @r"
+    Metadata
+      query                     avg:shop.orders{*}
+      age                       90 s (default)
+      timeWindowOffset          0 s (default)
+      lastAvailablePointOffset  auto
+      timeAggregator            last (default)
+      queryAggregator           none (default)
+      queryValue                5
+      activationQueryValue      3
+      metricUnavailableValue    none (default)
+      holdLastValue             7 s
+      timeout                   2.5s (default)
+      note: `maxAge` has no effect where the Datadog API is asked
+
+    Metadata
+      datadogMetricNamespace    b
+      datadogMetricName         a
+      maxAge                    none (default)
+      queryValue                5
+      activationQueryValue      3
+      metricUnavailableValue    none (default)
+      holdLastValue             60 s (default)
+      timeout                   2.5s (default)
+      note: `age` has no effect where the Cluster Agent is asked
+    ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_terminal_would_obey_is_not_shown() {
+    let evil = "a\u{7}b\u{9b}31mc\u{202e}d";
+    let mut object = with(&json!({"query": format!("avg:{evil}{{*}}"), evil: "1"}));
+    object["metadata"] = json!({"name": evil, "namespace": evil});
+    object["spec"]["triggers"][0]["name"] = json!(evil);
+    object["spec"]["triggers"][0]["metricType"] = json!(evil);
+    object["spec"]["triggers"][0]["authenticationRef"] = json!({"name": evil});
+    let mut found = Found::default();
+    // YAML takes such characters as escapes only.
+    let object = String::from_utf8(json::line(&object).unwrap()).unwrap();
+    found.add("shop.yaml", &object).unwrap();
+    found.add("shop.yaml", &object).unwrap();
+    let mut told = Vec::new();
+    for output in [Output::Text { width: 80 }, Output::Json] {
+        let config = Config { output, ..config() };
+        let mut respondent = Respondent::<Scripted>::Nobody;
+        tell_all(&config, &found, &mut respondent, &mut told).await.unwrap();
+    }
+    let mut told = String::from_utf8(told).unwrap();
+    told += &found.select(Some("nope")).unwrap_err().to_string();
+    let happening = report::Happening::Push { active: true };
+    told += &text::event(&report::Event { at_ms: 0, trigger: evil.to_owned(), happening });
+    assert!(told.matches("b 31mc d").count() > 10 && told.contains("\\u009b"), "{told}");
+    assert!(!told.contains(['\u{7}', '\u{9b}', '\u{202e}']), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_does_not_ask_on() {
+    let requests = async |script: Script| {
+        let mut object = with(&json!({}));
+        let mut other = object["spec"]["triggers"][0].clone();
+        other["metadata"]["query"] = json!("avg:shop.other{*}");
+        object["spec"]["triggers"].as_array_mut().unwrap().push(other);
+        told(&config(), &object.to_string(), script).await.requests
+    };
+    let throttled: Script =
+        || Err(SourceError::Throttled { host: "api.datadoghq.eu".to_owned(), limit: None });
+    let malformed: Script = || Err(SourceError::Malformed { reason: "no".to_owned() });
+    assert_eq!((requests(throttled).await, requests(malformed).await), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_old_answer_is_judged_as_of_when_it_came() {
     let mut object = with(&json!({"holdLastValue": "0"}));
     let trigger = object["spec"]["triggers"][0].clone();
@@ -768,6 +887,48 @@ async fn an_old_answer_is_judged_as_of_when_it_came() {
     let message = "the answer took 20.0 s, and KEDA is kept waiting for 2s at most; the first time \
                    it gets DEADLINE_EXCEEDED; make the query quicker";
     assert_eq!((&slow["level"], &slow["message"]), (&json!("warning"), &json!(message)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_series_and_a_far_target_are_drawn() {
+    let script: Script = || {
+        let mut many: Vec<Series> =
+            (0..12).map(|n| series("queue:short", 0, &[f64::from(n)])).collect();
+        many.insert(0, series(&"キュー".repeat(30), 0, &[1.0, 2.0]));
+        many.insert(0, series("", 2, &[-3.0]));
+        Ok(many)
+    };
+    let object = with(&json!({"queryAggregator": "max", "queryValue": "500", "age": "200000"}));
+    let told = told(&config(), &object.to_string(), script).await;
+    insta::assert_snapshot!(sections(&told.text, &["Series"]), @r"
+    Series
+      scope                                          points  nulls  interval  value
+      *                                                   1      2      10 s  -3
+      キューキューキューキューキューキューキューキ…       2      0      10 s  2
+      queue:short                                         1      0      10 s  0
+      queue:short                                         1      0      10 s  1
+      queue:short                                         1      0      10 s  2
+      queue:short                                         1      0      10 s  3
+      queue:short                                         1      0      10 s  4
+      queue:short                                         1      0      10 s  5
+      queue:short                                         1      0      10 s  6
+      queue:short                                         1      0      10 s  7
+      queue:short                                         1      0      10 s  8
+      queue:short                                         1      0      10 s  9
+      and 2 more
+
+      11 │                                                                        ◆
+         │                                                                        ◆
+         │                                                                        ◆
+         │                                                                        ◆
+         │                                                                        ◆
+         │                                                                        ◆
+         │
+      -3 │                                                                        ◆
+         └─────────────────────────────────────────────────────────────────────────
+          11-20 04:26                                                   11-22 12:00
+          ◆ counts   • does not   the target, 500, is far above
+    ");
 }
 
 #[tokio::test(start_paused = true)]

@@ -385,3 +385,29 @@ impl Page {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short_and_true() {
+        for (value, text) in [
+            (0.0, "0"),
+            (-0.0, "0"),
+            (12.0, "12"),
+            (-3.25, "-3.25"),
+            (12_345_678.9, "12345678.9"),
+            (2.0 / 3.0, "0.667"),
+            (0.0004, "0.0004"),
+            (1e300, "1e300"),
+            (5e-324, "5e-324"),
+        ] {
+            assert_eq!(number(value), text);
+        }
+        assert_eq!(
+            [took(0.04), took(9.97), took(9_949.0), took(20_000.0)],
+            ["0.0 ms", "10 ms", "9949 ms", "20 s"]
+        );
+    }
+}

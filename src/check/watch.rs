@@ -53,15 +53,18 @@ pub(super) struct Watched {
 
 impl Watched {
     pub(super) fn new(selected: &Selected<'_>, keda: Keda, examined: &Examined) -> Self {
-        let polling_interval = Duration::from_secs(selected.manifest.spec.polling_interval.max(1));
         Self {
             label: examined.label(),
             keda,
-            polling_interval: polling_interval.min(LONGEST_INTERVAL),
+            polling_interval: polling_interval(selected.manifest.spec.polling_interval),
             pushes: selected.pushes(),
             is_answered: matches!(examined.outcome, Some(Outcome::Answered { .. })),
         }
     }
+}
+
+fn polling_interval(seconds: u64) -> Duration {
+    Duration::from_secs(seconds.max(1)).min(LONGEST_INTERVAL)
 }
 
 /// Until `shutdown`; true if every trigger's last poll had an answer.
@@ -152,4 +155,16 @@ async fn follow(index: usize, keda: &mut Keda, events: &Events) -> Result<(), St
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_polling_interval_can_be_waited_for() {
+        for (seconds, expected) in [(0, 1), (30, 30), (u64::MAX, 86_400)] {
+            assert_eq!(polling_interval(seconds), Duration::from_secs(expected));
+        }
+    }
 }

@@ -1,6 +1,9 @@
 //! What the values of flags may be. An error continues a sentence: "must be …".
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use jiff::SignedDuration;
 use url::Url;
@@ -53,8 +56,12 @@ pub(super) fn host_and_port(text: &str) -> Result<String, String> {
     let text = text.trim();
     let address = text.strip_prefix("dns:///").unwrap_or(text);
     let (host, port) = address.rsplit_once(':').unwrap_or_default();
-    let is_v6 = host.starts_with('[') && host.ends_with(']');
-    let is_host = !host.is_empty() && (is_v6 || !host.contains([':', '/', '@', ' ']));
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let is_host = match v6 {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.chars().all(is_of_name),
+    };
     if is_host && port.parse::<u16>().is_ok() {
         Ok(address.to_owned())
     } else {
@@ -127,6 +134,16 @@ mod tests {
         for odd in ["", "scaler", "::1", "http://scaler:9090", ":9090", "scaler:port", "a b:1"] {
             assert!(host_and_port(odd).is_err(), "{odd}");
         }
+        // What a URI would take for something else than a host.
+        for odd in ["u@a:1", "a?b:1", "a#b:1", "a%zz:1", "a\\b:1", "[x]:1", "[]:1", "a:b]:1"] {
+            assert!(host_and_port(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_a_key_and_a_value_which_may_hold_anything() {
+        assert_eq!(entry(" a =b=c "), Ok(("a".into(), "b=c ".into())));
+        assert!(entry("a").is_err() && entry(" =b").is_err());
     }
 
     #[test]

@@ -82,6 +82,12 @@ pub enum Advice {
     Credential { key: String },
 }
 
+/// Whether it is one of ours, or was probably meant to be.
+pub(crate) fn is_meant_for_us(key: &str) -> bool {
+    let known = KEYS.iter().find(|known| **known == key).copied();
+    known.or_else(|| nearest_key(key)).is_some_and(|known| !KEYS_OF_KEDA.contains(&known))
+}
+
 /// What is to be said of the keys. Cheap: it is asked for with each RPC.
 pub(crate) fn advice(metadata: &HashMap<String, String>) -> Vec<Advice> {
     let question = |key: &str| {

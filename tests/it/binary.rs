@@ -191,6 +191,15 @@ spec:
         &["-f", "-", "--watch"],
         &["-f", "-", "--metadata", "query=a"],
         &["--metadata", "query"],
+        &["--metadata", "query=a", "--metadata", "query=b"],
+        &["-f", "-", "--offline", "--through", "a:1"],
+        &["-f", "-", "--through", "a?b:1"],
+        &["-f", "-", "--through", "a:1", "--interval", "5s"],
+        &["-f", "-", "--through", "a:1", "--watch", "--interval", "100ms"],
+        &["-f", "-", "--ca-cert", "ca.pem"],
+        &["-f", "-", "--server-name", "a"],
+        &["-f", "-", "--through", "a:1", "--tls-client-cert", "a.pem"],
+        &["-f", "-", "--through", "a:1", "--ca-cert", "/nowhere/ca.pem"],
         &[],
     ] {
         let (code, stdout, stderr) = check(usage, &keys, yaml);

@@ -41,7 +41,7 @@ pub(super) fn show(page: &mut Page, seen: &Seen, target: Option<f64>) {
     }
     let widest_scope = WIDEST_SCOPE + page.width.saturating_sub(80);
     let scope = |series: &SeriesSeen| {
-        shorten(if series.scope.is_empty() { "*" } else { &series.scope }, widest_scope)
+        cut(if series.scope.is_empty() { "*" } else { &series.scope }, widest_scope)
     };
     let scopes: Vec<String> = series.iter().take(MAX_LISTED).map(scope).collect();
     let widest = scopes.iter().map(|scope| display_width(scope)).max().unwrap_or(0).max(5);
@@ -63,6 +63,19 @@ pub(super) fn show(page: &mut Page, seen: &Seen, target: Option<f64>) {
     if let Some(chart) = Chart::of(seen, target) {
         let lines = chart.draw(page.width);
         page.line(format_args!("\n{lines}"));
+    }
+}
+
+/// To so many columns; some characters take two.
+fn cut(text: &str, columns: usize) -> String {
+    let mut most = columns;
+    loop {
+        let shown = shorten(text, most);
+        // With the mark that it was cut.
+        if display_width(&shown) <= columns + 1 {
+            return shown;
+        }
+        most -= 1;
     }
 }
 
