@@ -22,7 +22,7 @@ use keda_datadog_scaler::{
     sandbox::Fault,
 };
 use serde_json::Value;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Response, Status,
@@ -83,6 +83,8 @@ struct FakeScaler {
     asked: Arc<Mutex<Vec<(&'static str, ScaledObjectRef)>>>,
     /// What GetMetrics answers; `None` is an error.
     values: Option<Vec<MetricValue>>,
+    /// After so many answers, it fails.
+    fails_after: Option<usize>,
 }
 
 impl FakeScaler {
@@ -169,7 +171,9 @@ impl ExternalScaler for FakeScaler {
         let request = request.into_inner();
         assert_eq!(request.metric_name, "m");
         self.note("GetMetrics", request.scaled_object_ref.unwrap());
-        match self.values.clone() {
+        let answered = self.methods().iter().filter(|method| **method == "GetMetrics").count();
+        let fails = self.fails_after.is_some_and(|most| answered > most);
+        match self.values.clone().filter(|_| !fails) {
             Some(metric_values) => Ok(Response::new(GetMetricsResponse { metric_values })),
             None => Err(Status::unavailable("the database is away\u{1b}[31m")),
         }
@@ -527,6 +531,37 @@ spec:
     assert_eq!(watching.next().await["event"], "poll");
     assert!(!watching.end().await);
     assert!(!scaler.methods().contains(&"StreamIsActive"));
+}
+
+#[tokio::test]
+async fn a_scaler_that_fails_at_the_end_is_not_fine() {
+    let scaler = FakeScaler { fails_after: Some(1), ..FakeScaler::answering(&[(7.0, 7)]) };
+    let (address, _server) = scaler.start().await;
+    let address = address.to_string();
+    let through = ["--through", &*address, "--interval", "1s"];
+    let mut watching = Watching::start(&[&QUERY[..], &TARGET, &through].concat());
+    assert_eq!(watching.next().await["fine"], true);
+    loop {
+        let event = watching.next().await;
+        if event["event"] == "poll" {
+            assert_eq!((&event["status"], &event["rpc"]), (&"failed".into(), &"GetMetrics".into()));
+            break;
+        }
+    }
+    assert!(!watching.end().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_stays_silent_is_not_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let enable_tls = ["--metadata", "enableTLS=true"];
+    let arguments = [&QUERY[..], &TARGET, &enable_tls, &["--through", &address]].concat();
+    let started_at = Instant::now();
+    let (report, _) = checked(&arguments).await;
+    assert!(started_at.elapsed() < Duration::from_secs(6));
+    let [finding] = &findings(&report)[..] else { panic!("one finding") };
+    assert_eq!(*finding, format!("no connection to {address} with TLS: no answer within 5s"));
 }
 
 #[tokio::test]
