@@ -853,6 +853,75 @@ async fn what_a_terminal_would_obey_is_not_shown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_strict_is_told_once() {
+    let server = Server { strict_metadata: true, ..config().server };
+    let config = Config { output: Output::Json, server, ..config() };
+    let object = with(&json!({"colour": "red", "apiKey": "the-secret"})).to_string();
+    let Told { text, .. } = told(&config, &object, || Ok(one_series())).await;
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let findings = report["triggers"][0]["findings"].as_array().unwrap();
+    assert!(findings.iter().all(|finding| finding["level"] == "error"), "{findings:?}");
+    assert_eq!(findings.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_less_than_usual_is_told_too() {
+    let mut all = String::new();
+    let mut job = with(&json!({"holdLastValue": "0", "activationQueryValue": "20"}));
+    job["kind"] = json!("ScaledJob");
+    job["spec"]["minReplicaCount"] = json!(2);
+    let told_of = async |object: &Value, script: Script, headings: &[&str]| {
+        sections(&told(&config(), &object.to_string(), script).await.text, headings)
+    };
+    all += &told_of(&job, || Ok(one_series()), &["Jobs"]).await;
+    let negative: Script = || Ok(vec![series("*", 0, &[-5.0])]);
+    all += &told_of(&with(&json!({})), negative, &["Value", "Replicas"]).await;
+    let partly: Script = || Ok(vec![series("a", 0, &[1.0]), series("b", 3, &[])]);
+    let of_max = with(&json!({"queryAggregator": "max"}));
+    all += &told_of(&of_max, partly, &["Value"]).await;
+    all += &told_of(&with(&json!({"age": "x"})), partly, &["Metadata", "Value"]).await;
+    insta::assert_snapshot!(all, @r#"
+    Jobs
+      wanted                    0, since it is not active; KEDA keeps 2
+
+    Value
+      -5, not active (the newest point)
+
+    Replicas
+      AverageValue              0 (this trigger): 0 / 5
+      Value                     0: 2 × 0 / 5
+      wanted                    1, from 2, between 1 and 100; rounded up, but
+                                nothing changes within a tenth
+      not active                KEDA goes to 0 after `cooldownPeriod`, if no trigger
+                                is active
+
+    Value
+      1, active (the newest point)
+
+    Metadata
+      error: `age` is "x", but must be a whole number of seconds such as `90`, not
+        negative
+
+    Value
+      none: KEDA gets INVALID_ARGUMENT from GetMetricSpec, and can make no HPA; a
+      `fallback` does not help
+    "#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn triggers_of_others_are_counted() {
+    let mut object = with(&json!({"agee": "60"}));
+    object["spec"]["triggers"][0]["name"] = json!("orders");
+    let triggers = object["spec"]["triggers"].as_array_mut().unwrap();
+    triggers.extend([json!({"type": "cpu"}), json!({"type": "cron"})]);
+    let Told { text, .. } = told(&config(), &object.to_string(), || Ok(one_series())).await;
+    assert!(text.ends_with("\n\n2 triggers are not this scaler's, and left out\n"), "{text}");
+    let two = json!({"items": [object, object]});
+    let Told { text, .. } = told(&config(), &two.to_string(), || Ok(one_series())).await;
+    assert!(text.contains("\nwarning  checkout[orders]: 11.5, active\n"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_refused_does_not_ask_on() {
     let requests = async |script: Script| {
         let mut object = with(&json!({}));
@@ -883,6 +952,7 @@ async fn an_old_answer_is_judged_as_of_when_it_came() {
     for trigger in report["triggers"].as_array().unwrap() {
         assert_eq!(trigger["outcome"]["value"], 11.5, "{trigger}");
     }
+    assert_eq!(report["triggers"][1]["request"]["took_ms"], 20_000.0);
     let slow = &report["triggers"][1]["findings"][0];
     let message = "the answer took 20.0 s, and KEDA is kept waiting for 2s at most; the first time \
                    it gets DEADLINE_EXCEEDED; make the query quicker";

@@ -138,3 +138,41 @@ fn width() -> usize {
     terminal_size::terminal_size_of(std::io::stdout())
         .map_or(80, |(terminal_size::Width(columns), _)| columns.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[track_caller]
+    fn config(arguments: &[&str]) -> Result<check::Config, UsageError> {
+        let arguments = [&["keda-datadog-scaler", "check", "--offline"], arguments].concat();
+        let Command::Check(check) = Cli::parse_from(arguments).command else {
+            panic!("it is `check`")
+        };
+        check.config(Environment::read(|_| None))
+    }
+
+    #[test]
+    fn what_is_given_arrives() {
+        let flags = ["-f", "a.yaml", "-f", "-", "--trigger", "b", "--replicas", "7"];
+        let rules = ["--refresh", "20s", "--hold", "2m", "--patience", "1s", "--strict-metadata"];
+        let config = config(&[&flags[..], &rules].concat()).unwrap();
+        let Triggers::Files(files) = config.triggers else { panic!("they are files") };
+        assert_eq!(files, [PathBuf::from("a.yaml"), PathBuf::from("-")]);
+        assert_eq!((config.only.as_deref(), config.replicas), (Some("b"), 7));
+        let check::Server { refresh, hold, patience, strict_metadata } = config.server;
+        let seconds = [refresh, hold, patience].map(|duration| duration.as_secs());
+        assert_eq!((seconds, strict_metadata), ([20, 120, 1], true));
+        assert!(matches!(config.ask, Ask::Nobody));
+    }
+
+    #[test]
+    fn one_key_has_one_value() {
+        let twice = ["--metadata", "query=a", "--metadata", "query=b"];
+        let error = config(&twice).unwrap_err().to_string();
+        assert_eq!(error, "`--metadata` gives `query` twice; leave one of them out");
+    }
+}

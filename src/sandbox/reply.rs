@@ -174,13 +174,25 @@ mod tests {
     }
 
     #[test]
+    fn milliseconds_are_no_seconds() {
+        let query = "avg:sandbox.flat{*}";
+        for (from, to) in [(1_790_000_000_000, 1_000), (900, 1_790_000_000_000)] {
+            assert_eq!(Request { from, to, query }.answer(&[], 1_000)["error"], "Internal error");
+        }
+        assert_eq!(ask(query)["from_date"], 900_000);
+    }
+
+    #[test]
     fn an_answer_has_an_end() {
         let wide = vec!["avg:sandbox.flat{*}.rollup(avg, 2592000)"; 20].join(",");
         let reply = ask(&format!("avg:sandbox.flat{{*}},{wide}"));
         let length = |series: &Value| series["pointlist"].as_array().unwrap().len();
         let longest = reply["series"].as_array().unwrap().iter().map(length).max();
         assert!(longest <= Some(MAX_POINTS), "{longest:?} points");
-        assert_eq!(ask(&vec!["avg:sandbox.flat{*}"; 101].join(","))["status"], "error");
+        for (queries, status) in [(100, "ok"), (101, "error")] {
+            let reply = ask(&vec!["avg:sandbox.flat{*}"; queries].join(","));
+            assert_eq!(reply["status"], status, "{queries}");
+        }
     }
 
     #[test]

@@ -85,6 +85,8 @@ struct FakeScaler {
     values: Option<Vec<MetricValue>>,
     /// After so many answers, it fails.
     fails_after: Option<usize>,
+    /// What GetMetricSpec answers; one spec with a target of 2.5 if there is nothing here.
+    specs: Option<Vec<MetricSpec>>,
 }
 
 impl FakeScaler {
@@ -125,6 +127,10 @@ impl FakeScaler {
     }
 }
 
+fn spec(target: f64) -> MetricSpec {
+    MetricSpec { metric_name: "m".into(), target_size: 0, target_size_float: target }
+}
+
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -153,8 +159,8 @@ impl ExternalScaler for FakeScaler {
         request: Request<ScaledObjectRef>,
     ) -> Result<Response<GetMetricSpecResponse>, Status> {
         self.note("GetMetricSpec", request.into_inner());
-        let spec = MetricSpec { metric_name: "m".into(), target_size: 3, target_size_float: 2.5 };
-        Ok(Response::new(GetMetricSpecResponse { metric_specs: vec![spec] }))
+        let metric_specs = self.specs.clone().unwrap_or_else(|| vec![spec(2.5)]);
+        Ok(Response::new(GetMetricSpecResponse { metric_specs }))
     }
 
     async fn stream_metric_spec(
@@ -230,11 +236,26 @@ async fn what_fails_is_repeated_once_as_keda_does() {
 
 #[tokio::test]
 async fn what_is_odd_in_an_answer_is_told() {
-    for (values, value, finding) in [
-        (&[][..], 0.0, "GetMetrics answers without a value; the HPA has none"),
-        (&[(7.0, 7), (2.5, 2)], 9.5, "GetMetrics answers with 2 values; the HPA adds them up"),
+    let one = [(7.0, 7)];
+    for (specs, values, value, finding) in [
+        (&[2.5][..], &[][..], 0.0, "GetMetrics answers without a value; the HPA has none"),
+        (
+            &[2.5],
+            &[(7.0, 7), (2.5, 2)],
+            9.5,
+            "GetMetrics answers with 2 values; the HPA adds them up",
+        ),
+        (
+            &[2.5],
+            &[(f64::INFINITY, 7)],
+            0.0,
+            "the value is not finite; KEDA makes 0 or the whole number of it",
+        ),
+        (&[2.5, 3.5], &one, 7.0, "there are 2 metrics; KEDA asks for each, `check` for one"),
+        (&[0.0], &one, 7.0, "the target is 0; the HPA refuses what is less than 0.0005"),
     ] {
-        let scaler = FakeScaler::answering(values);
+        let specs = specs.iter().map(|target| spec(*target)).collect();
+        let scaler = FakeScaler { specs: Some(specs), ..FakeScaler::answering(values) };
         let (address, _server) = scaler.start().await;
         let address = address.to_string();
         let (report, fine) =
@@ -244,6 +265,23 @@ async fn what_is_odd_in_an_answer_is_told() {
         assert_eq!(findings(&report), [finding]);
         assert_eq!(scaler.methods(), ["GetMetricSpec", "GetMetrics", "IsActive"]);
     }
+}
+
+#[tokio::test]
+async fn a_scaler_without_a_metric_is_asked_twice() {
+    let scaler = FakeScaler { specs: Some(Vec::new()), ..FakeScaler::answering(&[(7.0, 7)]) };
+    let (address, _server) = scaler.start().await;
+    let address = address.to_string();
+    let config = config(&[&QUERY[..], &TARGET, &["--through", &address]].concat());
+    let mut out = Vec::new();
+    assert!(!soon(check::run(config, &mut out, CancellationToken::new())).await.unwrap());
+    assert_eq!(scaler.methods(), ["GetMetricSpec", "GetMetricSpec"]);
+    let text = String::from_utf8(anstream::adapter::strip_bytes(&out).into_vec()).unwrap();
+    let (_, value) = text.split_once("Value\n").unwrap();
+    let expected = "  none: KEDA gets OK from GetMetricSpec, and can make no HPA; a `fallback` does\n  \
+                    not help\n";
+    assert_eq!(value, expected);
+    assert_eq!(text.matches("got empty metric spec").count(), 2, "{text}");
 }
 
 #[tokio::test]
@@ -340,6 +378,9 @@ async fn tls_is_as_keda_has_it() {
     let enable_tls = ["--metadata", "enableTLS=true"];
     assert!(check(&[&unsafe_ssl[..], &enable_tls, &client].concat()).await.0);
     assert!(!check(&unsafe_ssl).await.0);
+    // Certificates turn TLS on, as KEDA does, and `unsafeSsl` takes back what they are for.
+    let (answered, why) = check(&[&client[..], &unsafe_ssl].concat()).await;
+    assert!(answered && why.starts_with("`unsafeSsl` takes any certificate"), "{why}");
 
     let why = async |extra: &[&str]| {
         let (answered, why) = check(extra).await;
