@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use tonic::transport::Channel;
 
 use crate::harness::{
-    API_KEY, APP_KEY, FakeDatadog, Keda, Reply, check_status, http_client, object, soon,
+    API_KEY, APP_KEY, FakeDatadog, Keda, Reply, check_status, http_client, object, repository, soon,
 };
 use crate::transport::TlsDatadog;
 
@@ -205,6 +205,15 @@ spec:
         let (code, stdout, stderr) = check(usage, &keys, yaml);
         assert_eq!((code, &*stdout), (2, ""), "{usage:?}");
         assert!(stderr.starts_with("error: "), "{stderr}");
+    }
+}
+
+#[test]
+fn the_examples_are_fine() {
+    for name in ["scaledobject", "scaledjob"] {
+        let path = repository().join("deploy/examples").join(name).with_extension("yaml");
+        let (code, stdout, _) = check(&["--offline", "-f", path.to_str().unwrap()], &[], "");
+        assert_eq!(code, 0, "{stdout}");
     }
 }
 
