@@ -1,7 +1,7 @@
 //! Explains triggers: reads each once, through the same rooms as the server, or plays KEDA
 //! against a running one, and tells every step.
 
-use std::{collections::BTreeMap, io::Write, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::task::{spawn_blocking, yield_now};
@@ -29,7 +29,6 @@ mod json;
 mod report;
 mod manifest;
 
-pub use examine::Server;
 pub use manifest::InputError;
 pub use through::Tls;
 pub use watch::Follow;
@@ -53,6 +52,15 @@ pub struct Config {
     pub output: Output,
     pub server: Server,
     pub ask: Ask,
+}
+
+/// As the server runs, or would.
+#[derive(Clone, Copy, Debug)]
+pub struct Server {
+    pub refresh: Duration,
+    pub hold: Duration,
+    pub patience: Duration,
+    pub strict_metadata: bool,
 }
 
 /// Where the triggers are written down.
@@ -115,19 +123,22 @@ pub async fn run(
     out: &mut impl Write,
     shutdown: CancellationToken,
 ) -> anyhow::Result<bool> {
-    let mut respondent = Respondent::new(&config.ask).await?;
-    let fine = tokio::select! {
+    let (fine, respondent) = tokio::select! {
         told = async {
+            let mut respondent = Respondent::new(&config.ask).await?;
             let found = find(&config.triggers).await?;
-            tell_all(&config, &found, &mut respondent, out).await
+            let fine = tell_all(&config, &found, &mut respondent, out).await?;
+            anyhow::Ok((fine, respondent))
         } => told?,
         () = shutdown.cancelled() => anyhow::bail!("interrupted"),
     };
-    let Respondent::Scaler { follow: Some(follow), watched, .. } = respondent else {
-        return Ok(fine);
-    };
-    let answered = watch::run(watched, follow, config.output, out, shutdown).await?;
-    Ok(fine && answered)
+    match respondent {
+        Respondent::Scaler { follow: Some(follow), watched, .. } if !watched.is_empty() => {
+            let answered = watch::run(watched, follow, config.output, out, shutdown).await?;
+            Ok(fine && answered)
+        }
+        _ => Ok(fine),
+    }
 }
 
 async fn find(triggers: &Triggers) -> anyhow::Result<Found> {
@@ -180,7 +191,9 @@ async fn one<S: Source>(
     selected: &Selected<'_>,
     respondent: &mut Respondent<S>,
 ) -> Examined {
-    let (mut examined, trigger) = examine::examine(selected, &config.server);
+    // How a running scaler runs is not known here.
+    let server = (!matches!(respondent, Respondent::Scaler { .. })).then_some(&config.server);
+    let (mut examined, trigger) = examine::examine(selected, server);
     respondent.note_on_authentication(selected, &mut examined);
     match respondent {
         Respondent::Nobody => {}
@@ -203,10 +216,8 @@ async fn one<S: Source>(
         examined.scaling = replicas::scaling(selected, value, active, target, config.replicas);
     }
     examine::question_scaling(selected, &mut examined);
-    // How a running scaler holds is its own affair.
-    if let (Some(trigger), Respondent::Nobody | Respondent::Datadog { .. }) = (&trigger, respondent)
-    {
-        examine::question_hold(selected, trigger, &config.server, &mut examined);
+    if let (Some(trigger), Some(server)) = (&trigger, server) {
+        examine::question_hold(selected, trigger, server, &mut examined);
     }
     examined
 }

@@ -6,8 +6,8 @@ use std::{collections::HashMap, time::Duration};
 use serde_json::Value;
 
 use super::{
-    MAX_SHOWN,
-    manifest::{Kind, Selected},
+    MAX_SHOWN, Server,
+    manifest::{Kind, OF_METADATA, Selected},
     report::{Evidence, Examined, Failed, Hold, Level, Outcome, Step},
     settings::settings,
 };
@@ -21,17 +21,12 @@ use crate::{
 /// Most values of one trigger that are questioned.
 const MAX_QUESTIONED: usize = 20;
 
-/// As the server runs, or would.
-#[derive(Clone, Copy, Debug)]
-pub struct Server {
-    pub refresh: Duration,
-    pub hold: Duration,
-    pub patience: Duration,
-    pub strict_metadata: bool,
-}
-
-/// `None` if the metadata has a fault.
-pub(super) fn examine(selected: &Selected<'_>, server: &Server) -> (Examined, Option<Trigger>) {
+/// `server` is that which would answer, if it is known how that runs. No trigger if the metadata has
+/// a fault.
+pub(super) fn examine(
+    selected: &Selected<'_>,
+    server: Option<&Server>,
+) -> (Examined, Option<Trigger>) {
     let Selected { manifest, spec, index } = *selected;
     let mut examined = Examined {
         file: manifest.file.clone(),
@@ -51,19 +46,19 @@ pub(super) fn examine(selected: &Selected<'_>, server: &Server) -> (Examined, Op
     question_trigger(selected, &mut examined);
     question_values(selected, &mut examined);
     let object = selected.reference();
-    let (trigger, advice) = match understand(&object, server.strict_metadata) {
-        Ok(understood) => understood,
-        Err(failure) => {
-            tell_faults(&failure, &object.scaler_metadata, &mut examined);
-            return (examined, None);
-        }
-    };
+    let (trigger, advice) =
+        match understand(&object, server.is_some_and(|server| server.strict_metadata)) {
+            Ok(understood) => understood,
+            Err(failure) => {
+                tell_faults(&failure, &object.scaler_metadata, &mut examined);
+                return (examined, None);
+            }
+        };
     for advice in advice {
         examined.find(Level::Warning, Step::Metadata, advice.to_string());
     }
     question_metadata(selected, &trigger, server, &mut examined);
-    examined.settings =
-        settings(&trigger, &|key| is_given(selected, key), server.hold, server.patience);
+    examined.settings = settings(&trigger, &|key| is_given(selected, key), server);
     (examined, Some(trigger))
 }
 
@@ -109,7 +104,7 @@ fn question_trigger(selected: &Selected<'_>, examined: &mut Examined) {
             "to move it here, set `type: external`, and add `scalerAddress` to its metadata"
                 .to_owned(),
         ),
-        _ if !is_given(selected, "scalerAddress") => find(
+        _ if !is_given(selected, "scalerAddress") && manifest.file != OF_METADATA => find(
             Level::Error,
             "`scalerAddress` is missing, and KEDA needs it; set it, such as \
              `keda-datadog-scaler.keda:9090`"
@@ -159,7 +154,10 @@ fn question_values(selected: &Selected<'_>, examined: &mut Examined) {
         // That of a key that is not known may be a secret.
         let is_ours = KEYS.contains(&&**key) && !KEYS_OF_KEDA.contains(&&**key);
         let what = match value {
-            Value::Bool(_) | Value::Number(_) if is_ours => format!("{value} without quotes"),
+            Value::Bool(_) if is_ours => format!("{value} without quotes"),
+            Value::Number(number) if is_ours && (number.is_u64() || number.is_i64()) => {
+                format!("{value} without quotes")
+            }
             Value::Bool(_) => "true or false without quotes".to_owned(),
             Value::Number(_) => "a number without quotes".to_owned(),
             Value::Array(_) => "a list".to_owned(),
@@ -175,7 +173,7 @@ fn question_values(selected: &Selected<'_>, examined: &mut Examined) {
 fn question_metadata(
     selected: &Selected<'_>,
     trigger: &Trigger,
-    server: &Server,
+    server: Option<&Server>,
     examined: &mut Examined,
 ) {
     let Selected { manifest, spec, .. } = selected;
@@ -207,8 +205,9 @@ fn question_metadata(
                 .to_owned(),
         );
     }
-    if let Some(timeout) = trigger.timeout.filter(|timeout| *timeout > server.patience) {
-        let patience = server.patience;
+    if let (Some(timeout), Some(&Server { patience, .. })) = (trigger.timeout, server)
+        && timeout > patience
+    {
         find(
             Level::Note,
             format!(
@@ -256,17 +255,21 @@ pub(super) fn question_scaling(selected: &Selected<'_>, examined: &mut Examined)
     let spec = &selected.manifest.spec;
     let is_reckoned = examined.scaling.is_some();
     let mut find = |level, message: String| examined.find(level, Step::Scaling, message);
-    let (min, max) = (spec.min_replica_count, spec.max_replica_count);
-    if min > max {
+    let (min, max) = (spec.min_replica_count(), spec.max_replica_count());
+    if min > max || max == 0 {
         find(
             Level::Error,
-            format!("`minReplicaCount` is {min}, but must be at most `maxReplicaCount`, {max}"),
+            format!(
+                "`maxReplicaCount` is {max}, but must be at least {}; raise it, or lower \
+                 `minReplicaCount`",
+                min.max(1)
+            ),
         );
     }
     if selected.manifest.kind == Kind::ScaledJob {
         return;
     }
-    if let Some(idle) = spec.idle().filter(|idle| *idle > 0 && *idle >= min) {
+    if let Some(idle) = spec.idle_replica_count.filter(|idle| *idle >= min) {
         find(
             Level::Error,
             format!("`idleReplicaCount` is {idle}, but must be less than `minReplicaCount`, {min}"),
@@ -324,7 +327,7 @@ pub(super) fn question_hold(
         hold_seconds: hold.as_secs_f64(),
         active_seconds: (refresh.saturating_add(hold)).as_secs_f64(),
         inactive_seconds: (refresh.saturating_add(held_for(false))).as_secs_f64(),
-        cooldown_seconds: (!is_job).then_some(spec.cooldown_period),
+        cooldown_seconds: (!is_job && spec.idle().is_some()).then_some(spec.cooldown_period),
         stabilization_seconds: (!is_job).then_some(spec.stabilization_window()),
     });
 }

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::MAX_SHOWN;
@@ -18,6 +18,9 @@ use crate::{proto::ScaledObjectRef, trigger::is_meant_for_us, words::shorten};
 
 /// Largest input; the largest object that etcd takes has 1.5 MB.
 const MAX_INPUT: u64 = 16 << 20;
+
+/// In place of a file's name.
+pub(super) const OF_METADATA: &str = "--metadata";
 
 /// What is in the files.
 #[derive(Debug, Default)]
@@ -53,9 +56,9 @@ pub(super) struct Spec {
     pub(super) triggers: Vec<TriggerSpec>,
     pub(super) polling_interval: u64,
     pub(super) cooldown_period: u64,
-    idle_replica_count: Option<u64>,
-    pub(super) min_replica_count: u64,
-    pub(super) max_replica_count: u64,
+    pub(super) idle_replica_count: Option<u64>,
+    min_replica_count: Option<u64>,
+    max_replica_count: Option<u64>,
     advanced: Advanced,
     scaling_strategy: ScalingStrategy,
 }
@@ -67,8 +70,8 @@ impl Default for Spec {
             polling_interval: 30,
             cooldown_period: 300,
             idle_replica_count: None,
-            min_replica_count: 0,
-            max_replica_count: 100,
+            min_replica_count: None,
+            max_replica_count: None,
             advanced: Advanced::default(),
             scaling_strategy: ScalingStrategy::default(),
         }
@@ -123,9 +126,11 @@ struct ScalingStrategy {
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct TriggerSpec {
     pub(super) r#type: String,
+    #[serde(deserialize_with = "filled")]
     pub(super) name: Option<String>,
     /// Kubernetes takes texts only, but people write numbers.
     pub(super) metadata: BTreeMap<String, Value>,
+    #[serde(deserialize_with = "filled")]
     pub(super) metric_type: Option<String>,
     pub(super) authentication_ref: Option<AuthenticationRef>,
 }
@@ -134,6 +139,12 @@ pub(super) struct TriggerSpec {
 #[serde(default)]
 pub(super) struct AuthenticationRef {
     pub(super) name: String,
+}
+
+/// An empty text is none.
+fn filled<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.filter(|text| !text.is_empty()))
 }
 
 /// A trigger that is to be looked at.
@@ -194,7 +205,7 @@ fn shown(path: &Path) -> String {
 }
 
 /// `-` is the standard input. Blocks.
-pub(super) fn read(path: &Path) -> Result<String, InputError> {
+fn read(path: &Path) -> Result<String, InputError> {
     read_text(path)
         .map_err(|error| InputError::Unreadable { file: shown(path), cause: error.to_string() })
 }
@@ -215,12 +226,11 @@ impl Found {
     /// that pushes, it does.
     pub(super) fn of_metadata(metadata: &BTreeMap<String, String>) -> Self {
         let text = |(key, value): (&String, &String)| (key.clone(), Value::String(value.clone()));
-        let mut metadata: BTreeMap<String, Value> = metadata.iter().map(text).collect();
-        metadata.entry("scalerAddress".to_owned()).or_insert_with(|| "check:9090".into());
+        let metadata = metadata.iter().map(text).collect();
         let r#type = "external-push".to_owned();
         let trigger = TriggerSpec { r#type, metadata, ..TriggerSpec::default() };
         let manifest = Manifest {
-            file: "--metadata".to_owned(),
+            file: OF_METADATA.to_owned(),
             kind: Kind::ScaledObject,
             namespace: None,
             name: "check".to_owned(),
@@ -277,7 +287,8 @@ impl Found {
         let spec = object.get("spec").unwrap_or(&nothing);
         match serde_path_to_error::deserialize::<_, Spec>(spec) {
             Ok(spec) => {
-                let (file, namespace) = (file.to_owned(), text("namespace"));
+                let namespace = text("namespace").filter(|namespace| !namespace.is_empty());
+                let file = file.to_owned();
                 self.manifests.push(Manifest { file, kind, namespace, name, spec });
             }
             Err(error) => {
@@ -310,7 +321,8 @@ impl Found {
             return Ok((ours, others));
         };
         let found: Vec<_> = ours.iter().copied().filter(|trigger| trigger.is(wanted)).collect();
-        if found.is_empty() {
+        // What is wanted may be in what cannot be read.
+        if found.is_empty() && self.odd.is_empty() {
             let there = ours.iter().map(|trigger| match &trigger.spec.name {
                 Some(name) => shorten(&format!("{} ({name})", trigger.index), MAX_SHOWN),
                 None => trigger.index.to_string(),
@@ -387,9 +399,17 @@ impl Spec {
         !self.advanced.scaling_modifiers.formula.is_empty()
     }
 
+    pub(super) fn min_replica_count(&self) -> u64 {
+        self.min_replica_count.unwrap_or(0)
+    }
+
+    pub(super) fn max_replica_count(&self) -> u64 {
+        self.max_replica_count.unwrap_or(100)
+    }
+
     /// Where KEDA goes when no trigger is active, if that is below what the HPA keeps.
     pub(super) fn idle(&self) -> Option<u64> {
-        self.idle_replica_count.or((self.min_replica_count == 0).then_some(0))
+        self.idle_replica_count.or((self.min_replica_count() == 0).then_some(0))
     }
 
     /// Of a ScaledJob.
@@ -475,7 +495,7 @@ mod tests {
         let spec = Spec::default();
         let seconds = (spec.polling_interval, spec.cooldown_period, spec.stabilization_window());
         assert_eq!(seconds, (30, 300, 300));
-        assert_eq!((spec.min_replica_count, spec.max_replica_count), (0, 100));
+        assert_eq!((spec.min_replica_count(), spec.max_replica_count()), (0, 100));
         assert_eq!((spec.idle(), spec.strategy()), (Some(0), "default"));
     }
 

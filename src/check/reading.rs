@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    examine::Server,
+    Server,
     report::{
         Evidence, Examined, Failed, Level, Outcome, PointSeen, Request, Seen, SeriesSeen, Span,
         Step,
@@ -45,7 +45,7 @@ impl Fetches {
         demand: Demand,
         refresh: Duration,
     ) -> Fetched {
-        if let Some(fetched) = self.of_all.as_ref().or_else(|| self.known.get(&demand)) {
+        if let Some(fetched) = self.known.get(&demand).or(self.of_all.as_ref()) {
             return fetched.clone();
         }
         let fetched = fetch(source, &demand, refresh).await;
@@ -66,7 +66,6 @@ impl Fetched {
             self.result,
             Err(SourceError::Refused { .. }
                 | SourceError::Throttled { .. }
-                | SourceError::Unreachable { .. }
                 | SourceError::Misdirected { .. })
         )
     }
@@ -99,7 +98,7 @@ pub(super) fn explain(
     examined: &mut Examined,
 ) {
     let patience = trigger.patience(server.patience);
-    if fetched.took > patience {
+    if fetched.result.is_ok() && fetched.took > patience {
         examined.find(
             Level::Warning,
             Step::Request,
@@ -187,7 +186,10 @@ fn in_words(reckoning: &Reckoning, reading: &Reading) -> String {
         PointOffset::Points(0) => String::new(),
         PointOffset::Points(1) => " but for the newest one".to_owned(),
         PointOffset::Points(points) => format!(" but for the {points} newest ones"),
-        PointOffset::Auto => " but for the bucket that is still filling".to_owned(),
+        PointOffset::Auto if reading.depth_of_full_buckets() < reading.depth() => {
+            " but for the bucket that is still filling".to_owned()
+        }
+        PointOffset::Auto => String::new(),
     };
     let has_data = |series: &&Series| reckoning.over_time(series, reading.window_end_ms).is_some();
     let with_data = reading.series.iter().filter(has_data).count();

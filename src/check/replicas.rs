@@ -5,11 +5,10 @@ use super::{
     manifest::{Kind, Selected},
     report::{Jobs, MetricType, Replicas, Scaling},
 };
+use crate::trigger::Trigger;
 
 /// The HPA does nothing while it is off by no more than this; Kubernetes' default.
 const TOLERANCE: f64 = 0.1;
-/// The smallest target that KEDA can send.
-const MIN_TARGET: f64 = 0.0005;
 
 /// `current` replicas are there. `None` where this value alone does not decide.
 pub(super) fn scaling(
@@ -20,15 +19,17 @@ pub(super) fn scaling(
     current: u32,
 ) -> Option<Scaling> {
     let spec = &trigger.manifest.spec;
-    if spec.has_scaling_modifiers() || target < MIN_TARGET {
+    if spec.has_scaling_modifiers() || target < Trigger::MIN_TARGET {
         return None;
     }
     if trigger.manifest.kind == Kind::ScaledJob {
-        let wanted = of_average_value(value, target, 0).min(spec.max_replica_count);
+        // Those that KEDA keeps do not count (`MaxReplicaCount`, scaledjob_types.go).
+        let max = spec.max_replica_count().saturating_sub(spec.min_replica_count());
+        let wanted = of_average_value(value, target, 0).min(max);
         return Some(Scaling::Jobs(Jobs {
             wanted: if active { wanted } else { 0 },
-            min: spec.min_replica_count,
-            max: spec.max_replica_count,
+            min: spec.min_replica_count(),
+            max,
             strategy: spec.strategy().to_owned(),
         }));
     }
@@ -38,7 +39,7 @@ pub(super) fn scaling(
     };
     let by_average_value = of_average_value(value, target, current);
     let by_value = of_value(value, target, current);
-    let (min, max) = (spec.min_replica_count.max(1), spec.max_replica_count);
+    let (min, max) = (spec.min_replica_count().max(1), spec.max_replica_count());
     let wanted = match (current, metric_type) {
         // There is no HPA at work: KEDA decides.
         (0, _) if active => min,
@@ -185,6 +186,8 @@ mod tests {
     fn jobs_are_started_only_when_active() {
         check_wanted("ScaledJob", &json!({}), true, 1, Some(3));
         check_wanted("ScaledJob", &json!({"maxReplicaCount": 2}), true, 1, Some(2));
+        let with_min = json!({"maxReplicaCount": 4, "minReplicaCount": 2});
+        check_wanted("ScaledJob", &with_min, true, 1, Some(2));
         check_wanted("ScaledJob", &json!({}), false, 1, Some(0));
     }
 }

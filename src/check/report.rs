@@ -223,7 +223,9 @@ pub(super) enum MetricType {
 pub(super) struct Jobs {
     /// Before `strategy` takes off those that there are.
     pub(super) wanted: u64,
+    /// That KEDA keeps besides.
     pub(super) min: u64,
+    /// Beyond those.
     pub(super) max: u64,
     pub(super) strategy: String,
 }

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use super::report::Setting;
+use super::{Server, report::Setting};
 use crate::trigger::{PointOffset, Subject, TimeAggregator, Trigger};
 
-/// Each key that has an effect, in the order in which it has it. `hold` and `patience` are the
-/// server's.
+/// Each key that has an effect, in the order in which it has it. What the server decides has no
+/// value if it is not known how that runs.
 pub(super) fn settings(
     trigger: &Trigger,
     is_given: &impl Fn(&str) -> bool,
-    hold: Duration,
-    patience: Duration,
+    server: Option<&Server>,
 ) -> Vec<Setting> {
     let mut settings = Vec::new();
     let mut set = |key: &'static str, value: Option<String>| {
@@ -42,7 +41,8 @@ pub(super) fn settings(
         }
     }
     let target = if is_given("targetValue") { "targetValue" } else { "queryValue" };
-    set(target, Some(trigger.target.to_string()));
+    // Else `scalingModifiers` sets it.
+    set(target, is_given(target).then(|| trigger.target.to_string()));
     let (first, second) = match trigger.subject {
         Subject::Query(_) => ("activationQueryValue", "activationTargetValue"),
         Subject::DatadogMetric { .. } => ("activationTargetValue", "activationQueryValue"),
@@ -50,7 +50,17 @@ pub(super) fn settings(
     let activation = if !is_given(first) && is_given(second) { second } else { first };
     set(activation, Some(trigger.activation.to_string()));
     set("metricUnavailableValue", trigger.fill.map(|fill| fill.to_string()));
-    set("holdLastValue", Some(trigger.hold.unwrap_or(hold).as_secs_f64().to_string()));
-    set("timeout", Some(format!("{:?}", trigger.patience(patience))));
+    let hold = trigger.hold.or(server.map(|server| server.hold));
+    set("holdLastValue", hold.map(in_seconds));
+    let timeout = server.map_or(trigger.timeout, |server| Some(trigger.patience(server.patience)));
+    set("timeout", timeout.map(|timeout| format!("{timeout:?}")));
     settings
+}
+
+fn in_seconds(duration: Duration) -> String {
+    if duration.subsec_nanos() == 0 {
+        duration.as_secs().to_string()
+    } else {
+        duration.as_secs_f64().to_string()
+    }
 }

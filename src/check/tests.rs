@@ -280,7 +280,6 @@ spec:
       an active value           for 75 s after it was read; it is due after 15 s
       an inactive one           for 30 s
       then                      an error: KEDA leaves the replicas alone
-      cooldownPeriod            120 s
       stabilization             60 s (`scaleDown` of the HPA)
     ");
 }
@@ -699,7 +698,7 @@ async fn a_wrong_place_for_a_trigger_is_told_with_its_remedy() {
     warning (trigger): `type` is "external-push", but KEDA polls a ScaledJob; set `type: external`
     warning (hold): a value that is held would start Jobs again for work already done; set `holdLastValue: "0"` for a ScaledJob
     warning (hold): a reading is held for 60 s, longer than `cooldownPeriod` (30 s) keeps the replicas; set `holdLastValue: "30"`, or a longer `cooldownPeriod`
-    error (scaling): `minReplicaCount` is 5, but must be at most `maxReplicaCount`, 2
+    error (scaling): `maxReplicaCount` is 2, but must be at least 5; raise it, or lower `minReplicaCount`
     error (scaling): `idleReplicaCount` is 2, but must be less than `minReplicaCount`, 2
     error (trigger): `authenticationRef` has no `name`; set it, or take it out
     error (trigger): `scalerAddress` is missing, and KEDA needs it; set it, such as `keda-datadog-scaler.keda:9090`
@@ -903,8 +902,8 @@ async fn what_is_less_than_usual_is_told_too() {
         negative
 
     Value
-      none: KEDA gets INVALID_ARGUMENT from GetMetricSpec, and can make no HPA; a
-      `fallback` does not help
+      none: KEDA gets INVALID_ARGUMENT from GetMetricSpec, and can make no HPA of
+      it; a `fallback` does not help
     "#);
 }
 

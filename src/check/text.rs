@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Color, Style};
 use textwrap::{Options, WordSplitter, core::display_width, fill};
 
 use super::{
-    manifest::Kind,
+    manifest::{Kind, OF_METADATA},
     report::{
         Answer, Call, Event, Evidence, Examined, Failed, Finding, Happening, Hold, Jobs, Level,
         MetricType, Outcome, Replicas, Report, Scaling, Setting, Step,
@@ -30,6 +30,8 @@ const NARROWEST: usize = 40;
 /// Most characters of a text that somebody else wrote.
 const MAX_TEXT: usize = 1_000;
 
+const DAY_MS: i64 = 86_400_000;
+
 const fn coloured(colour: AnsiColor) -> Style {
     Style::new().fg_color(Some(Color::Ansi(colour)))
 }
@@ -47,7 +49,10 @@ pub(super) fn trigger(examined: &Examined, width: usize) -> String {
     page.findings(examined, Step::Metadata);
 
     match &examined.evidence {
-        Evidence::Nobody {} => page.section("Datadog", examined, Step::Request),
+        Evidence::Nobody {} => {
+            page.section("Datadog", examined, Step::Request);
+            page.section("What KEDA asks, and gets", examined, Step::Calls);
+        }
         Evidence::Datadog { request, seen } => {
             page.heading("Datadog");
             page.paragraph(&format!("{}, with the keys of {}", request.host, request.keys));
@@ -64,13 +69,8 @@ pub(super) fn trigger(examined: &Examined, width: usize) -> String {
             for call in calls {
                 page.call(call);
             }
+            page.warnings(examined, Step::Calls);
         }
-    }
-    let is_unreached = !matches!(examined.evidence, Evidence::Scaler { .. });
-    if is_unreached {
-        page.section("What KEDA asks, and gets", examined, Step::Calls);
-    } else {
-        page.warnings(examined, Step::Calls);
     }
     if let Some(outcome) = &examined.outcome {
         page.heading("Value");
@@ -101,7 +101,9 @@ pub(super) fn trigger(examined: &Examined, width: usize) -> String {
 pub(super) fn summary(report: &Report) -> String {
     let mut page = Page { text: String::new(), width: WIDEST };
     if report.triggers.len() > 1 || !report.unreadable.is_empty() {
-        page.line(format_args!("\n"));
+        if !report.triggers.is_empty() {
+            page.line(format_args!("\n"));
+        }
         for examined in &report.triggers {
             page.verdict(examined);
         }
@@ -119,7 +121,7 @@ pub(super) fn summary(report: &Report) -> String {
 
 /// One line of `--watch`.
 pub(super) fn event(event: &Event) -> String {
-    let at = series::instant(event.at_ms, "%H:%M:%S");
+    let at = instant(event.at_ms, "%H:%M:%S");
     let trigger = shorten(&event.trigger, MAX_TEXT);
     let happening = match &event.happening {
         Happening::Poll { outcome: Outcome::Answered { value, active, .. }, took_ms } => {
@@ -163,6 +165,12 @@ fn number(value: f64) -> String {
     }
 }
 
+/// In UTC.
+fn instant(ms: i64, format: &str) -> String {
+    jiff::Timestamp::from_millisecond(ms)
+        .map_or_else(|_| ms.to_string(), |instant| instant.strftime(format).to_string())
+}
+
 /// What has been written, and how wide it may be.
 struct Page {
     text: String,
@@ -178,6 +186,10 @@ impl Page {
         let Examined { kind, index, r#type, file, .. } = examined;
         let namespace = examined.namespace.as_ref().map(|n| format!("{n}/")).unwrap_or_default();
         let name = examined.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+        if file == OF_METADATA {
+            self.line(format_args!("{BOLD}A trigger from `{OF_METADATA}`{BOLD:#}"));
+            return;
+        }
         let title =
             format!("{kind} {namespace}{}, trigger {index}{name}, {}", examined.object, r#type);
         self.line(format_args!("{BOLD}{}{BOLD:#}", shorten(&title, MAX_TEXT)));
@@ -222,10 +234,15 @@ impl Page {
             "age" | "timeWindowOffset" | "maxAge" | "holdLastValue" => " s",
             _ => "",
         };
-        let value = setting
-            .value
-            .as_ref()
-            .map_or("none".to_owned(), |value| format!("{}{unit}", shorten(value, MAX_TEXT)));
+        let without = match setting.key {
+            "queryValue" | "targetValue" => "that of `scalingModifiers`",
+            "holdLastValue" | "timeout" => "as the scaler runs",
+            _ => "none",
+        };
+        let value = match &setting.value {
+            Some(value) => format!("{}{unit}", shorten(value, MAX_TEXT)),
+            None => without.to_owned(),
+        };
         let default = if setting.given { "" } else { " (default)" };
         self.row(setting.key, &format!("{value}{default}"));
     }
@@ -295,16 +312,18 @@ impl Page {
                 let how = how.map(|how| format!(" ({how})")).unwrap_or_default();
                 self.paragraph(&format!("{}, {}{how}", number(*value), word_of(*active)));
             }
-            Outcome::Failed(Failed { rpc: rpc @ "GetMetricSpec", code, .. }) => {
-                self.paragraph(&format!(
-                    "none: KEDA gets {code} from {rpc}, and can make no HPA; a `fallback` does \
-                     not help"
-                ));
+            Outcome::Failed(Failed { rpc, code, .. }) => {
+                let gets = match *code {
+                    "OK" => "an empty answer",
+                    code => code,
+                };
+                let then = match (examined.kind, *rpc) {
+                    (Kind::ScaledJob, _) => "starts no Jobs for it",
+                    (_, "GetMetricSpec") => "can make no HPA of it; a `fallback` does not help",
+                    _ => "leaves the replicas as they are, unless there is a `fallback`",
+                };
+                self.paragraph(&format!("none: KEDA gets {gets} from {rpc}, and {then}"));
             }
-            Outcome::Failed(Failed { rpc, code, .. }) => self.paragraph(&format!(
-                "none: KEDA gets {code} from {rpc}, and leaves the replicas as they are, unless \
-                 there is a `fallback`"
-            )),
         }
     }
 
@@ -351,7 +370,9 @@ impl Page {
         let Jobs { wanted, min, max, strategy } = jobs;
         if *active {
             let (value, target) = (number(value.max(0.0)), number(*target));
-            let how = format!("{wanted}: {value} / {target}, rounded up, at most {max}");
+            let beyond =
+                if *min > 0 { format!(" beyond the {min} it keeps") } else { String::new() };
+            let how = format!("{wanted}: {value} / {target}, rounded up, at most {max}{beyond}");
             self.row("wanted", &how);
             let strategy = shorten(strategy, MAX_TEXT);
             self.row(
@@ -389,6 +410,38 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_watched_is_a_line_each() {
+        let failed = Outcome::Failed(Failed {
+            rpc: "GetMetrics",
+            code: "UNAVAILABLE",
+            message: "Datadog fails".to_owned(),
+        });
+        let answered = Outcome::Answered { value: 8.25, active: true, target: 5.0 };
+        let ended = |code, message: &str| Happening::Ended { code, message: message.to_owned() };
+        let lines = [
+            Happening::Poll { outcome: answered, took_ms: 3.4 },
+            Happening::Poll { outcome: failed, took_ms: 12.0 },
+            Happening::Push { active: true },
+            Happening::Push { active: false },
+            ended("OK", ""),
+            ended("UNAVAILABLE", "Connection refused"),
+        ]
+        .map(|happening| {
+            let trigger = "shop/checkout[0]".to_owned();
+            let line = event(&Event { at_ms: 43_200_000, trigger, happening });
+            anstream::adapter::strip_str(&line).to_string()
+        });
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        12:00:00  shop/checkout[0]  poll  8.25, active (3.4 ms)
+        12:00:00  shop/checkout[0]  poll  GetMetrics UNAVAILABLE: Datadog fails (12 ms)
+        12:00:00  shop/checkout[0]  push  active
+        12:00:00  shop/checkout[0]  push  not active
+        12:00:00  shop/checkout[0]  push  the stream ended (OK)
+        12:00:00  shop/checkout[0]  push  UNAVAILABLE: Connection refused
+        ");
+    }
 
     #[test]
     fn numbers_are_short_and_true() {

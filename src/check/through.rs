@@ -1,7 +1,7 @@
 //! Plays KEDA against a running scaler: the same RPCs in the same order with the same metadata
 //! (`pkg/scalers/external_scaler.go` and `pkg/scaling/cache/scalers_cache.go`).
 
-use std::{future::Future, time::Duration};
+use std::{error::Error as _, future::Future, time::Duration};
 
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Response, Status, transport::Channel};
@@ -12,10 +12,11 @@ use super::{
 };
 use crate::{
     proto::{
-        GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, MetricSpec, ScaledObjectRef,
-        external_scaler_client::ExternalScalerClient,
+        GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, MetricSpec, MetricValue,
+        ScaledObjectRef, external_scaler_client::ExternalScalerClient,
     },
     scaler::code_name,
+    trigger::Trigger,
     words::shorten,
 };
 
@@ -59,7 +60,6 @@ impl Keda {
             Ok(outcome) => outcome,
             Err(failed) => Outcome::Failed(failed),
         };
-        odd.dedup();
         Poll { calls, outcome, odd }
     }
 
@@ -69,8 +69,8 @@ impl Keda {
         odd: &mut Vec<String>,
     ) -> Result<Outcome, Failed> {
         let specs = match self.specs(calls).await {
-            Err(_) => self.specs(calls).await?,
-            Ok(specs) => specs,
+            Err(failed) if !failed.is_endless() => self.specs(calls).await?,
+            specs => specs?,
         };
         if specs.len() > 1 {
             odd.push(format!(
@@ -80,57 +80,66 @@ impl Keda {
         }
         let spec = &specs[0];
         let target = spec.target();
-        if target < 0.0005 {
-            odd.push(format!("the target is {target}; the HPA refuses what is less than 0.0005"));
+        if target < Trigger::MIN_TARGET {
+            let least = Trigger::MIN_TARGET;
+            odd.push(format!("the target is {target}; the HPA refuses what is less than {least}"));
         }
-        let measured = match self.measure(spec, calls, odd).await {
-            Err(_) => self.measure(spec, calls, odd).await?,
-            Ok(measured) => measured,
+        let (values, active) = match self.measure(spec, calls).await {
+            Err(failed) if !failed.is_endless() => self.measure(spec, calls).await?,
+            measured => measured?,
         };
-        let (value, active) = measured;
-        Ok(Outcome::Answered { value, active, target })
+        if values.iter().any(|value| !value.metric_value_float.is_finite()) {
+            odd.push("the value is not finite; KEDA makes 0 or the whole number of it".to_owned());
+        }
+        let numbers = values.iter().map(|v| number(v.metric_value_float, v.metric_value));
+        match values.len() {
+            // For KEDA that is no error; it asks no second time.
+            0 => {
+                return Err(Failed {
+                    rpc: "GetMetrics",
+                    code: code_name(Code::Ok),
+                    message: "there is no value in the answer".to_owned(),
+                });
+            }
+            1 => {}
+            several => {
+                odd.push(format!("GetMetrics answers with {several} values; the HPA adds them up"));
+            }
+        }
+        Ok(Outcome::Answered { value: numbers.sum(), active, target })
     }
 
     /// At least one.
     async fn specs(&mut self, calls: &mut Vec<Call>) -> Result<Vec<MetricSpec>, Failed> {
         let asked = self.client.get_metric_spec(self.object.clone());
         call("GetMetricSpec", calls, asked, |response: GetMetricSpecResponse| {
-            // KEDA's words.
-            let first = response.metric_specs.first().ok_or("got empty metric spec")?;
+            let first = response.metric_specs.first().ok_or("there is no metric in the answer")?;
             let metric = shorten(&first.metric_name, MAX_SHOWN);
             Ok((Answer::Spec { metric, target: first.target() }, response.metric_specs))
         })
         .await
     }
 
+    /// The values, and whether it is active.
     async fn measure(
         &mut self,
         spec: &MetricSpec,
         calls: &mut Vec<Call>,
-        odd: &mut Vec<String>,
-    ) -> Result<(f64, bool), Failed> {
+    ) -> Result<(Vec<MetricValue>, bool), Failed> {
         let request = GetMetricsRequest {
             scaled_object_ref: Some(self.object.clone()),
             metric_name: spec.metric_name.clone(),
         };
         let asked = self.client.get_metrics(request);
-        let value = call("GetMetrics", calls, asked, |response: GetMetricsResponse| {
-            let values = response.metric_values.iter();
-            if values.clone().any(|value| !value.metric_value_float.is_finite()) {
-                odd.push("the value is not finite; KEDA makes 0 or the whole number of it".into());
-            }
-            let values: Vec<f64> =
-                values.map(|v| number(v.metric_value_float, v.metric_value)).collect();
-            match &*values {
-                [] => odd.push("GetMetrics answers without a value; the HPA has none".to_owned()),
-                [_] => {}
-                several => odd.push(format!(
-                    "GetMetrics answers with {} values; the HPA adds them up",
-                    several.len()
-                )),
-            }
-            let value = values.iter().sum();
-            Ok((Answer::Value { value }, value))
+        let values = call("GetMetrics", calls, asked, |response: GetMetricsResponse| {
+            let values = response.metric_values;
+            let numbers = values.iter().map(|v| number(v.metric_value_float, v.metric_value));
+            let answer = if values.is_empty() {
+                Answer::Failed { message: "there is no value in the answer".to_owned() }
+            } else {
+                Answer::Value { value: numbers.sum() }
+            };
+            Ok((answer, values))
         })
         .await?;
         let asked = self.client.is_active(self.object.clone());
@@ -138,7 +147,7 @@ impl Keda {
             Ok((Answer::Active { active: response.result }, response.result))
         })
         .await?;
-        Ok((value, active))
+        Ok((values, active))
     }
 }
 
@@ -151,8 +160,7 @@ async fn call<R, T>(
 ) -> Result<T, Failed> {
     let started_at = Instant::now();
     let answered = timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
-        let text = format!("no answer within {PATIENCE:?}; KEDA would wait on");
-        Err(Status::deadline_exceeded(text))
+        Err(Status::deadline_exceeded(format!("{ENDLESS}{PATIENCE:?}; KEDA waits on")))
     });
     let took_ms = started_at.elapsed().as_secs_f64() * 1_000.0;
     let (code, message) = match answered.map(|response| understand(response.into_inner())) {
@@ -161,11 +169,27 @@ async fn call<R, T>(
             return Ok(understood);
         }
         Ok(Err(message)) => (Code::Ok, message.to_owned()),
-        Err(status) => (status.code(), shorten(status.message(), 10 * MAX_SHOWN)),
+        Err(status) => (status.code(), in_words(&status)),
     };
     let code = code_name(code);
     calls.push(Call { rpc, code, answer: Answer::Failed { message: message.clone() }, took_ms });
     Err(Failed { rpc, code, message })
+}
+
+/// As the message begins that is not the scaler's.
+const ENDLESS: &str = "no answer within ";
+
+impl Failed {
+    /// KEDA would not ask again, since it waits.
+    fn is_endless(&self) -> bool {
+        self.message.starts_with(ENDLESS)
+    }
+}
+
+/// The scaler's own words; or, where the connection failed, the innermost cause of that.
+pub(super) fn in_words(status: &Status) -> String {
+    let cause = status.source().map(|source| connection::cause(source).to_string());
+    shorten(&cause.unwrap_or_else(|| status.message().to_owned()), 10 * MAX_SHOWN)
 }
 
 impl MetricSpec {

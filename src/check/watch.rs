@@ -15,15 +15,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::{
-    MAX_SHOWN, Output, json,
+    Output, json,
     manifest::Selected,
     report::{Event, Examined, Happening, Outcome},
     text,
-    through::Keda,
+    through::{Keda, in_words},
 };
-use crate::{
-    proto::IsActiveResponse, scaler::code_name, source::datadog::wall_clock, words::shorten,
-};
+use crate::{proto::IsActiveResponse, scaler::code_name, source::datadog::wall_clock};
 
 /// KEDA opens a stream that ended again after this, and after twice as long each time it failed
 /// (`runStreamIsActive`, `pkg/scalers/external_scaler.go`).
@@ -132,8 +130,7 @@ async fn stream(index: usize, mut keda: Keda, events: Events) {
     loop {
         let ended = follow(index, &mut keda, &events).await;
         let code = ended.as_ref().map_or_else(Status::code, |()| Code::Ok);
-        let message = ended.err().map(|status| shorten(status.message(), 10 * MAX_SHOWN));
-        let message = message.unwrap_or_default();
+        let message = ended.err().map(|status| in_words(&status)).unwrap_or_default();
         let happening = Happening::Ended { code: code_name(code), message };
         if events.send((index, happening)).await.is_err() {
             return;

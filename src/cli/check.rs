@@ -18,7 +18,8 @@ Examples:
   keda-datadog-scaler check --metadata 'query=avg:system.load.1{*}' --metadata queryValue=5
 
 Keys come from DD_API_KEY, DD_APP_KEY and DD_SITE, or --credentials-dir.
-Exit code: 0 fine, 1 an error or a warning, 2 a command line that is not understood.";
+Exit code: 0 fine, 1 an error or a warning, 2 a command line that is not understood,
+a file that cannot be read, or no such trigger.";
 
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("triggers").required(true).args(["filename", "metadata"])))]

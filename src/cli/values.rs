@@ -62,7 +62,8 @@ pub(super) fn host_and_port(text: &str) -> Result<String, String> {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),
         None => !host.is_empty() && host.chars().all(is_of_name),
     };
-    if is_host && port.parse::<u16>().is_ok() {
+    let is_port = port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    if is_host && is_port {
         Ok(address.to_owned())
     } else {
         Err("must be a host and a port, such as `127.0.0.1:9090`".to_owned())
@@ -131,7 +132,9 @@ mod tests {
         ] {
             assert_eq!(host_and_port(text).as_deref(), Ok(address));
         }
-        for odd in ["", "scaler", "::1", "http://scaler:9090", ":9090", "scaler:port", "a b:1"] {
+        for odd in
+            ["", "scaler", "::1", "http://scaler:9090", ":9090", "scaler:port", "a b:1", "a:+1"]
+        {
             assert!(host_and_port(odd).is_err(), "{odd}");
         }
         // What a URI would take for something else than a host.

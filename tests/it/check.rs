@@ -238,10 +238,9 @@ async fn what_fails_is_repeated_once_as_keda_does() {
 async fn what_is_odd_in_an_answer_is_told() {
     let one = [(7.0, 7)];
     for (specs, values, value, finding) in [
-        (&[2.5][..], &[][..], 0.0, "GetMetrics answers without a value; the HPA has none"),
         (
-            &[2.5],
-            &[(7.0, 7), (2.5, 2)],
+            &[2.5][..],
+            &[(7.0, 7), (2.5, 2)][..],
             9.5,
             "GetMetrics answers with 2 values; the HPA adds them up",
         ),
@@ -268,6 +267,19 @@ async fn what_is_odd_in_an_answer_is_told() {
 }
 
 #[tokio::test]
+async fn an_answer_without_a_value_is_none_and_asked_for_once() {
+    let scaler = FakeScaler::answering(&[]);
+    let (address, _server) = scaler.start().await;
+    let address = address.to_string();
+    let (report, fine) = checked(&[&QUERY[..], &TARGET, &["--through", &address]].concat()).await;
+    assert!(!fine);
+    assert_eq!(scaler.methods(), ["GetMetricSpec", "GetMetrics", "IsActive"]);
+    let outcome = &report["triggers"][0]["outcome"];
+    assert_eq!((&outcome["status"], &outcome["rpc"]), (&"failed".into(), &"GetMetrics".into()));
+    assert_eq!(report["triggers"][0]["replicas"], Value::Null);
+}
+
+#[tokio::test]
 async fn a_scaler_without_a_metric_is_asked_twice() {
     let scaler = FakeScaler { specs: Some(Vec::new()), ..FakeScaler::answering(&[(7.0, 7)]) };
     let (address, _server) = scaler.start().await;
@@ -278,10 +290,10 @@ async fn a_scaler_without_a_metric_is_asked_twice() {
     assert_eq!(scaler.methods(), ["GetMetricSpec", "GetMetricSpec"]);
     let text = String::from_utf8(anstream::adapter::strip_bytes(&out).into_vec()).unwrap();
     let (_, value) = text.split_once("Value\n").unwrap();
-    let expected = "  none: KEDA gets OK from GetMetricSpec, and can make no HPA; a `fallback` does\n  \
-                    not help\n";
+    let expected = "  none: KEDA gets an empty answer from GetMetricSpec, and can make no HPA of it;\n  \
+                    a `fallback` does not help\n";
     assert_eq!(value, expected);
-    assert_eq!(text.matches("got empty metric spec").count(), 2, "{text}");
+    assert_eq!(text.matches("there is no metric in the answer").count(), 2, "{text}");
 }
 
 #[tokio::test]
@@ -296,8 +308,7 @@ async fn the_running_scaler_is_asked_and_not_datadog() {
     let text = anstream::adapter::strip_bytes(&out).into_vec();
     let text = without_times(&String::from_utf8(text).unwrap());
     insta::assert_snapshot!(text, @r"
-    ScaledObject check, trigger 0, external-push
-    --metadata
+    A trigger from `--metadata`
 
     Metadata
       query                     sum:shop.orders{*}
@@ -309,8 +320,8 @@ async fn the_running_scaler_is_asked_and_not_datadog() {
       queryValue                5
       activationQueryValue      0 (default)
       metricUnavailableValue    none (default)
-      holdLastValue             60 s (default)
-      timeout                   2.5s (default)
+      holdLastValue             as the scaler runs (default)
+      timeout                   as the scaler runs (default)
 
     What KEDA asks, and gets
       GetMetricSpec in … ms  datadog-sum-shop-orders, target 5

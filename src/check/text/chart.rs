@@ -1,10 +1,7 @@
 //! The curve in the terminal: every point of every series, those that the value was made of, and
 //! the target.
 
-use super::{
-    DIM, GREEN, number,
-    series::{DAY_MS, instant},
-};
+use super::{DAY_MS, DIM, GREEN, instant, number};
 use crate::check::report::{PointSeen, Seen};
 
 const ROWS: usize = 8;

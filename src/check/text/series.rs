@@ -2,7 +2,7 @@
 
 use textwrap::core::display_width;
 
-use super::{Page, chart::Chart, number, took};
+use super::{DAY_MS, Page, chart::Chart, instant, number, took};
 use crate::{
     check::report::{Examined, Request, Seen, SeriesSeen},
     words::shorten,
@@ -23,8 +23,6 @@ pub(super) fn when(request: &Request, seen: Option<&Seen>) -> String {
     let seconds = (window.to_ms - window.from_ms) / 1_000;
     format!("{from} to {to} UTC ({seconds} s), answered after {took}")
 }
-
-pub(super) const DAY_MS: i64 = 86_400_000;
 
 /// As its metadata says.
 pub(super) fn target(examined: &Examined) -> Option<f64> {
@@ -77,10 +75,4 @@ fn cut(text: &str, columns: usize) -> String {
         }
         most -= 1;
     }
-}
-
-/// In UTC.
-pub(super) fn instant(ms: i64, format: &str) -> String {
-    jiff::Timestamp::from_millisecond(ms)
-        .map_or_else(|_| ms.to_string(), |instant| instant.strftime(format).to_string())
 }

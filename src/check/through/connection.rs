@@ -1,7 +1,7 @@
 //! Connections to a scaler, with the TLS options that KEDA has for one
 //! (`getClientForConnectionPool`, `pkg/scalers/external_scaler.go`).
 
-use std::{collections::HashMap, error::Error, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, error::Error, fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, InvalidMessage, SignatureScheme,
@@ -12,11 +12,7 @@ use rustls::{
 use tokio::time::timeout;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use crate::{
-    check::manifest::{InputError, read},
-    proto::ScaledObjectRef,
-    trigger::boolean,
-};
+use crate::{check::manifest::InputError, proto::ScaledObjectRef, trigger::boolean};
 
 /// From resolving the host to the end of the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,7 +47,7 @@ impl Security {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("no connection to {address}{}: {cause}", if *.tls { " with TLS" } else { "" })]
 pub(crate) struct Unconnected {
     address: String,
@@ -59,8 +55,8 @@ pub(crate) struct Unconnected {
     cause: Cause,
 }
 
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum Cause {
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Cause {
     #[error("nobody that is trusted vouches for its certificate; give its CA with `--ca-cert`")]
     Untrusted,
     #[error("its certificate has another name; give that with `--server-name`")]
@@ -69,6 +65,8 @@ enum Cause {
     Plaintext,
     #[error("no answer within {CONNECT_TIMEOUT:?}")]
     TimedOut,
+    #[error("this machine has no CA certificates; give `--ca-cert`")]
+    NoRoots,
     #[error("{0}")]
     Other(String),
 }
@@ -82,13 +80,20 @@ pub(crate) struct Pool {
     ca: Option<Certificate>,
     identity: Option<Identity>,
     server_name: Option<String>,
-    channels: HashMap<Security, Channel>,
+    /// Each is tried once; a channel that failed then connects when it is used.
+    channels: HashMap<Security, (Channel, Result<(), Unconnected>)>,
 }
 
 impl Pool {
     /// Reads the files. Blocks.
     pub(crate) fn new(address: String, tls: &Tls) -> Result<Self, InputError> {
-        let ca = tls.ca.as_deref().map(read).transpose()?.map(Certificate::from_pem);
+        let read = |path: &PathBuf| {
+            fs::read(path).map_err(|error| InputError::Unreadable {
+                file: path.display().to_string(),
+                cause: error.to_string(),
+            })
+        };
+        let ca = tls.ca.as_ref().map(read).transpose()?.map(Certificate::from_pem);
         let identity = match &tls.client {
             Some((certificate, key)) => Some(Identity::from_pem(read(certificate)?, read(key)?)),
             None => None,
@@ -107,26 +112,26 @@ impl Pool {
         &self.address
     }
 
-    /// A channel that connects when it is used, and whether it can now.
+    /// A channel, and whether it could connect.
     pub(crate) async fn channel(
         &mut self,
         security: Security,
     ) -> Result<(Channel, Result<(), Unconnected>), Unconnected> {
-        if let Some(channel) = self.channels.get(&security) {
-            return Ok((channel.clone(), Ok(())));
+        if let Some(known) = self.channels.get(&security) {
+            return Ok(known.clone());
         }
         let endpoint = self.endpoint(security)?;
-        let (channel, reached) = match timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
-            Ok(Ok(channel)) => (channel, Ok(())),
-            Ok(Err(error)) => {
-                (endpoint.connect_lazy(), Err(self.unconnected(security, cause(&error))))
+        let failed = match timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
+            Ok(Ok(channel)) => {
+                self.channels.insert(security, (channel.clone(), Ok(())));
+                return Ok((channel, Ok(())));
             }
-            Err(_) => (endpoint.connect_lazy(), Err(self.unconnected(security, Cause::TimedOut))),
+            Ok(Err(error)) => self.unconnected(security, cause(&error)),
+            Err(_) => self.unconnected(security, Cause::TimedOut),
         };
-        if reached.is_ok() {
-            self.channels.insert(security, channel.clone());
-        }
-        Ok((channel, reached))
+        let failed = (endpoint.connect_lazy(), Err(failed));
+        self.channels.insert(security, failed.clone());
+        Ok(failed)
     }
 
     fn endpoint(&self, security: Security) -> Result<Endpoint, Unconnected> {
@@ -150,9 +155,14 @@ impl Pool {
         let endpoint = if security.any_certificate {
             endpoint.tls_config_with_verifier(config, Arc::new(AnyCertificate::new()))
         } else {
-            config = config.with_native_roots();
-            if let Some(ca) = &self.ca {
-                config = config.ca_certificate(ca.clone());
+            let has_roots = !rustls_native_certs::load_native_certs().certs.is_empty();
+            if has_roots {
+                config = config.with_native_roots();
+            }
+            match &self.ca {
+                Some(ca) => config = config.ca_certificate(ca.clone()),
+                None if has_roots => {}
+                None => return Err(self.unconnected(security, Cause::NoRoots)),
             }
             endpoint.tls_config(config)
         };
@@ -174,8 +184,8 @@ impl Pool {
 }
 
 /// "Connection refused" helps, "transport error" does not.
-fn cause(error: &tonic::transport::Error) -> Cause {
-    let mut innermost: &(dyn Error + 'static) = error;
+pub(super) fn cause(error: &(dyn Error + 'static)) -> Cause {
+    let mut innermost = error;
     loop {
         if let Some(rustls) = innermost.downcast_ref::<rustls::Error>() {
             match rustls {
