@@ -8,13 +8,10 @@ use tokio::task::{spawn_blocking, yield_now};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    credentials::{self, CredentialsError, Origin},
-    demand::{Account, Demand},
+    credentials::{self, Origin},
     http,
     metrics::Metrics,
-    scaler::Failure,
     source::{Source, datadog::Datadog},
-    trigger::{Subject, Trigger},
     words::shorten,
 };
 
@@ -34,7 +31,7 @@ pub use through::Tls;
 pub use watch::Follow;
 
 use manifest::{Found, Selected};
-use reading::Fetches;
+use reading::Asking;
 use report::{Evidence, Examined, Failed, Level, Outcome, Report, Step};
 use through::{Keda, Pool, Security, Unconnected};
 use watch::Watched;
@@ -102,18 +99,8 @@ pub enum Ask {
 /// Who answers.
 enum Respondent<S> {
     Nobody,
-    Datadog {
-        source: S,
-        account: Result<Arc<Account>, CredentialsError>,
-        /// Where the account's keys come from.
-        keys: String,
-        fetched: Fetches,
-    },
-    Scaler {
-        pool: Pool,
-        follow: Option<Follow>,
-        watched: Vec<Watched>,
-    },
+    Datadog(Asking<S>),
+    Scaler { pool: Pool, follow: Option<Follow>, watched: Vec<Watched> },
 }
 
 /// Tells on `out`, and says whether everything is fine. An error is one of the command line, of
@@ -197,10 +184,9 @@ async fn one<S: Source>(
     respondent.note_on_authentication(selected, &mut examined);
     match respondent {
         Respondent::Nobody => {}
-        Respondent::Datadog { source, account, keys, fetched } => {
+        Respondent::Datadog(asking) => {
             if let Some(trigger) = &trigger {
-                let asked = (&*source, &*account, &**keys);
-                ask_datadog(&config.server, trigger, asked, fetched, &mut examined).await;
+                asking.explain(trigger, &config.server, &mut examined).await;
             }
         }
         // Whatever we make of the metadata, it is the scaler's answer that counts.
@@ -220,29 +206,6 @@ async fn one<S: Source>(
         examine::question_hold(selected, trigger, server, &mut examined);
     }
     examined
-}
-
-async fn ask_datadog(
-    server: &Server,
-    trigger: &Trigger,
-    (source, account, keys): (&impl Source, &Result<Arc<Account>, CredentialsError>, &str),
-    fetches: &mut Fetches,
-    examined: &mut Examined,
-) {
-    let Subject::Query(query) = &trigger.subject else {
-        return reading::fail(examined, Step::Request, &Failure::ClusterAgent);
-    };
-    let account = match account {
-        Ok(account) => account,
-        Err(error) => {
-            let failure = Failure::Credentials(error.clone());
-            return reading::fail(examined, Step::Request, &failure);
-        }
-    };
-    let demand = Demand { account: account.clone(), query: query.clone() };
-    let answer = fetches.get(source, demand, server.refresh).await;
-    let asked = (account.host(), keys.to_owned());
-    reading::explain(trigger, query, asked, &answer, server, examined);
 }
 
 /// `None` if nothing can be asked that way.
@@ -306,7 +269,7 @@ impl Respondent<Datadog> {
                     Ok((credentials, _)) => credentials.own(),
                     Err(error) => Err(error),
                 };
-                Self::Datadog { source, account, keys, fetched: Fetches::default() }
+                Self::Datadog(Asking::new(source, account, keys))
             }
             Ask::Scaler { address, tls, follow } => {
                 let pool = spawn_blocking(move || Pool::new(address, &tls))
@@ -334,7 +297,7 @@ impl<S> Respondent<S> {
         let name = shorten(&reference.name, MAX_SHOWN);
         let used = match self {
             Self::Nobody => "nobody is asked",
-            Self::Datadog { .. } => "the keys of your shell are used",
+            Self::Datadog(_) => "the keys of your shell are used",
             Self::Scaler { .. } => "this version of the scaler uses its own keys",
         };
         let message = format!("`authenticationRef` \"{name}\" is not resolved here; {used}");

@@ -12,39 +12,84 @@ use super::{
     },
 };
 use crate::{
-    demand::{Demand, Query, Reading, Series},
+    credentials::CredentialsError,
+    demand::{Account, Demand, Query, Reading, Series},
     refresh::{Latest, Verdict},
     scaler::Failure,
     source::{Batch, Source, SourceError},
-    trigger::{Measure, PointOffset, Reckoning, TimeAggregator, Trigger, Unanswered},
+    trigger::{Measure, PointOffset, Reckoning, Subject, TimeAggregator, Trigger, Unanswered},
 };
+
+/// An account, to be asked for its readings.
+pub(super) struct Asking<S> {
+    source: S,
+    account: Result<Arc<Account>, CredentialsError>,
+    /// Where the account's keys come from.
+    keys: String,
+    fetches: Fetches,
+}
+
+/// What has been fetched: equal demands are one request, here as in the server.
+#[derive(Default)]
+struct Fetches {
+    known: HashMap<Demand, Fetched>,
+    /// An answer that any other query would have too.
+    of_all: Option<Fetched>,
+}
 
 /// What came of a request.
 #[derive(Clone, Debug)]
-pub(super) struct Fetched {
+struct Fetched {
     result: Result<Arc<Reading>, SourceError>,
     ended_at: Instant,
     took: Duration,
 }
 
-/// What has been fetched: equal demands are one request, here as in the server.
-#[derive(Default)]
-pub(super) struct Fetches {
-    known: HashMap<Demand, Fetched>,
-    /// An answer that any other query would have too.
-    of_all: Option<Fetched>,
+impl<S: Source> Asking<S> {
+    pub(super) fn new(
+        source: S,
+        account: Result<Arc<Account>, CredentialsError>,
+        keys: String,
+    ) -> Self {
+        Self { source, account, keys, fetches: Fetches::default() }
+    }
+
+    /// Fills in what was asked, what came, and what KEDA would get of it at that instant.
+    pub(super) async fn explain(
+        &mut self,
+        trigger: &Trigger,
+        server: &Server,
+        examined: &mut Examined,
+    ) {
+        let Subject::Query(query) = &trigger.subject else {
+            return fail(examined, Step::Request, &Failure::ClusterAgent);
+        };
+        let account = match &self.account {
+            Ok(account) => account.clone(),
+            Err(error) => {
+                return fail(examined, Step::Request, &Failure::Credentials(error.clone()));
+            }
+        };
+        let host = account.host();
+        let demand = Demand { account, query: query.clone() };
+        let fetched = self.fetches.get(&self.source, demand, server.refresh).await;
+        let took_ms = fetched.took.as_secs_f64() * 1_000.0;
+        let request = Request { host, keys: self.keys.clone(), took_ms };
+        let reckoning = judge(trigger, &fetched, server, examined);
+        let seen = fetched.result.as_ref().ok().map(|reading| Seen {
+            window: span(query, reading),
+            series: reading.series.iter().map(|s| series(&trigger.reckoning, s, reading)).collect(),
+            reckoning,
+        });
+        examined.evidence = Evidence::Datadog { request, seen };
+    }
 }
 
 /// Most readings that are remembered; each may be large.
 const MAX_KNOWN: usize = 100;
 
 impl Fetches {
-    pub(super) async fn get(
-        &mut self,
-        source: &impl Source,
-        demand: Demand,
-        refresh: Duration,
-    ) -> Fetched {
+    async fn get(&mut self, source: &impl Source, demand: Demand, refresh: Duration) -> Fetched {
         if let Some(fetched) = self.known.get(&demand).or(self.of_all.as_ref()) {
             return fetched.clone();
         }
@@ -87,16 +132,13 @@ async fn fetch(source: &impl Source, demand: &Demand, refresh: Duration) -> Fetc
     Fetched { result, ended_at, took: ended_at - started_at }
 }
 
-/// Fills in what was asked, what came, and what KEDA would get of it at that instant. `keys` is
-/// where the account's keys come from.
-pub(super) fn explain(
+/// What KEDA would get. How the value was made, if there is one.
+fn judge(
     trigger: &Trigger,
-    query: &Query,
-    (host, keys): (String, String),
     fetched: &Fetched,
     server: &Server,
     examined: &mut Examined,
-) {
+) -> Option<String> {
     let patience = trigger.patience(server.patience);
     if fetched.result.is_ok() && fetched.took > patience {
         examined.find(
@@ -113,41 +155,33 @@ pub(super) fn explain(
         Ok(reading) => Latest { readings: vec![reading.clone()], failure: None },
         Err(error) => Latest { readings: Vec::new(), failure: Some(error.clone()) },
     };
-    let reading = fetched.result.as_ref().ok();
-    let mut reckoning = None;
     match trigger.judge(&latest, fetched.ended_at, server.hold) {
         Verdict::Known(Measure { value, active })
         | Verdict::Awaited { otherwise: Some(Measure { value, active }) } => {
-            reckoning = Some(match reading.map(|reading| (reading, trigger.reckon(reading))) {
-                Some((reading, Ok(_))) => in_words(&trigger.reckoning, reading),
-                Some((_, Err(_))) => "`metricUnavailableValue`, since there is no data".to_owned(),
-                None => "`metricUnavailableValue`, since Datadog cannot process it".to_owned(),
-            });
             examined.outcome = Some(Outcome::Answered { value, active, target: trigger.target });
+            Some(match &fetched.result {
+                Ok(reading) if trigger.reckon(reading).is_ok() => {
+                    in_words(&trigger.reckoning, reading)
+                }
+                Ok(_) => "`metricUnavailableValue`, since there is no data".to_owned(),
+                Err(_) => "`metricUnavailableValue`, since Datadog cannot process it".to_owned(),
+            })
         }
         Verdict::Failed(why) => {
             // Where it stands: the request failed, or something is wrong with what came.
             let is_of_request = matches!(why, Unanswered::Source(_));
             let step = if is_of_request { Step::Request } else { Step::Series };
             fail(examined, step, &Failure::Unanswered(why));
+            None
         }
         Verdict::Awaited { otherwise: None } => {
             unreachable!("what was read at this instant is not overdue")
         }
     }
-    let took_ms = fetched.took.as_secs_f64() * 1_000.0;
-    examined.evidence = Evidence::Datadog {
-        request: Request { host, keys, took_ms },
-        seen: reading.map(|reading| Seen {
-            window: span(query, reading),
-            series: reading.series.iter().map(|s| series(&trigger.reckoning, s, reading)).collect(),
-            reckoning,
-        }),
-    };
 }
 
 /// What KEDA would get is an error.
-pub(super) fn fail(examined: &mut Examined, step: Step, failure: &Failure) {
+fn fail(examined: &mut Examined, step: Step, failure: &Failure) {
     let message = failure.to_string();
     examined.find(Level::Error, step, message.clone());
     let (rpc, code) = ("GetMetrics", failure.code_name());

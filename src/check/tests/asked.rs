@@ -1,0 +1,58 @@
+//! How often, and with what consequence, Datadog is asked.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_query_is_read_once_for_several_triggers() {
+    let mut object = with(&json!({}));
+    let trigger = object["spec"]["triggers"][0].clone();
+    object["spec"]["triggers"].as_array_mut().unwrap().push(trigger);
+    let told = told(&config(), &object.to_string(), || Ok(one_series())).await;
+    assert!(told.fine);
+    assert_eq!(told.requests, 1);
+    assert!(
+        told.text.ends_with(
+            "\n\n   fine  checkout[0]: 11.5, active\n   fine  checkout[1]: 11.5, active\n"
+        ),
+        "{}",
+        told.text
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_does_not_ask_on() {
+    let requests = async |script: Script| {
+        let mut object = with(&json!({}));
+        let mut other = object["spec"]["triggers"][0].clone();
+        other["metadata"]["query"] = json!("avg:shop.other{*}");
+        object["spec"]["triggers"].as_array_mut().unwrap().push(other);
+        told(&config(), &object.to_string(), script).await.requests
+    };
+    let throttled: Script =
+        || Err(SourceError::Throttled { host: "api.datadoghq.eu".to_owned(), limit: None });
+    let malformed: Script = || Err(SourceError::Malformed { reason: "no".to_owned() });
+    assert_eq!((requests(throttled).await, requests(malformed).await), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_answer_is_judged_as_of_when_it_came() {
+    let mut object = with(&json!({"holdLastValue": "0"}));
+    let trigger = object["spec"]["triggers"][0].clone();
+    let mut slow = trigger.clone();
+    slow["metadata"]["query"] = json!("avg:shop.other{*}");
+    slow["metadata"]["timeout"] = json!("2s");
+    object["spec"]["triggers"] = json!([trigger, slow, trigger]);
+    let config = Config { output: Output::Json, ..config() };
+    let takes = Duration::from_secs(20);
+    let told = told_after(takes, &config, &object.to_string(), || Ok(one_series())).await;
+    let report: Value = serde_json::from_str(&told.text).unwrap();
+    assert_eq!(told.requests, 2);
+    for trigger in report["triggers"].as_array().unwrap() {
+        assert_eq!(trigger["outcome"]["value"], 11.5, "{trigger}");
+    }
+    assert_eq!(report["triggers"][1]["request"]["took_ms"], 20_000.0);
+    let slow = &report["triggers"][1]["findings"][0];
+    let message = "the answer took 20.0 s, and KEDA is kept waiting for 2s at most; the first time \
+                   it gets DEADLINE_EXCEEDED; make the query quicker";
+    assert_eq!((&slow["level"], &slow["message"]), (&json!("warning"), &json!(message)));
+}
