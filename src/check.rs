@@ -237,8 +237,9 @@ async fn ask_scaler(
         return Some(keda);
     }
     let seen = keda.poll().await;
-    if let Outcome::Failed(Failed { code, message, .. }) = &seen.outcome {
-        examined.find(Level::Error, Step::Calls, format!("KEDA gets {code}: {message}"));
+    if let Outcome::Failed(failed) = &seen.outcome {
+        let message = format!("KEDA gets {}: {}", failed.gets(), failed.message);
+        examined.find(Level::Error, Step::Calls, message);
     }
     for odd in seen.odd {
         examined.find(Level::Warning, Step::Calls, odd);

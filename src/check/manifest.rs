@@ -292,8 +292,13 @@ impl Found {
                 self.manifests.push(Manifest { file, kind, namespace, name, spec });
             }
             Err(error) => {
-                let (name, cause) = (shorten(&name, MAX_SHOWN), error.to_string());
-                let cause = shorten(&cause, 2 * MAX_SHOWN);
+                let path = error.path().to_string();
+                let mut cause = error.to_string();
+                // What stands in place of metadata may hold a secret.
+                if path == "." || path.contains("metadata") {
+                    cause = without_quoted(&cause, '"');
+                }
+                let (name, cause) = (shorten(&name, MAX_SHOWN), shorten(&cause, 2 * MAX_SHOWN));
                 self.odd.push(format!("the `spec` of {kind} `{name}` in {file}: {cause}"));
             }
         }
@@ -342,10 +347,17 @@ fn in_words(error: &serde_saphyr::Error) -> String {
         let (line, column) = (location.line(), location.column());
         return format!("a key is there twice at line {line}, column {column}");
     }
-    let text = error.to_string();
-    let parts = text.split('`').enumerate();
-    let parts: String = parts.map(|(n, part)| if n % 2 == 0 { part } else { "`…`" }).collect();
-    shorten(&parts, 2 * MAX_SHOWN)
+    shorten(&without_quoted(&error.to_string(), '`'), 2 * MAX_SHOWN)
+}
+
+/// From the first of these marks to the last: there may be more of them in what is quoted.
+fn without_quoted(text: &str, mark: char) -> String {
+    match (text.find(mark), text.rfind(mark)) {
+        (Some(first), Some(last)) if first < last => {
+            format!("{}{mark}…{}", &text[..first], &text[last..])
+        }
+        _ => text.to_owned(),
+    }
 }
 
 /// Most triggers, files or kinds that an error lists.
@@ -536,6 +548,11 @@ mod tests {
             "kind: Secret\nstringData: {key: 12345678e90123456789}\n",
             "x.yaml is neither YAML nor JSON: non-finite float `…` rejected by the configured \
              policy at line 2, column 19",
+        );
+        check(
+            "kind: ScaledJob\nmetadata: {name: a}\nspec: {triggers: [{metadata: 'key=s\"ecret'}]}\n",
+            "the `spec` of ScaledJob `a` in x.yaml: triggers[0].metadata: invalid type: string \"…\", \
+             expected a map",
         );
         check(
             "kind: Secret\nstringData: {key: a, key: b}\n",

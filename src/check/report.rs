@@ -300,6 +300,13 @@ impl Examined {
     }
 }
 
+impl Failed {
+    /// As a sentence says what KEDA gets.
+    pub(super) fn gets(&self) -> &'static str {
+        if self.code == "OK" { "an empty answer" } else { self.code }
+    }
+}
+
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -111,11 +111,12 @@ pub(super) fn summary(report: &Report) -> String {
     for unreadable in &report.unreadable {
         page.line(format_args!("{RED}{:>7}{RED:#}  {}", "error", shorten(unreadable, MAX_TEXT)));
     }
-    if report.others > 0 {
-        let are = if report.others == 1 { "1 trigger is" } else { "triggers are" };
-        let count = if report.others == 1 { String::new() } else { format!("{} ", report.others) };
-        page.line(format_args!("\n{count}{are} not this scaler's, and left out"));
-    }
+    let others = match report.others {
+        0 => return page.text,
+        1 => "1 trigger is".to_owned(),
+        others => format!("{others} triggers are"),
+    };
+    page.line(format_args!("\n{others} not this scaler's, and left out"));
     page.text
 }
 
@@ -312,12 +313,9 @@ impl Page {
                 let how = how.map(|how| format!(" ({how})")).unwrap_or_default();
                 self.paragraph(&format!("{}, {}{how}", number(*value), word_of(*active)));
             }
-            Outcome::Failed(Failed { rpc, code, .. }) => {
-                let gets = match *code {
-                    "OK" => "an empty answer",
-                    code => code,
-                };
-                let then = match (examined.kind, *rpc) {
+            Outcome::Failed(failed) => {
+                let (rpc, gets) = (failed.rpc, failed.gets());
+                let then = match (examined.kind, rpc) {
                     (Kind::ScaledJob, _) => "starts no Jobs for it",
                     (_, "GetMetricSpec") => "can make no HPA of it; a `fallback` does not help",
                     _ => "leaves the replicas as they are, unless there is a `fallback`",

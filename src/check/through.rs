@@ -28,6 +28,15 @@ pub(super) use connection::{Pool, Security, Unconnected};
 /// KEDA's scale loop would wait for ever; `check` does not.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+const NO_VALUE: &str = "there is no value in the answer";
+
+/// Why an RPC gives nothing.
+enum Unanswered {
+    Failed(Failed),
+    /// KEDA would not ask again, since it waits.
+    Endless(Failed),
+}
+
 /// One trigger, towards one scaler.
 #[derive(Clone)]
 pub(super) struct Keda {
@@ -58,7 +67,9 @@ impl Keda {
         let (mut calls, mut odd) = (Vec::new(), Vec::new());
         let outcome = match self.ask(&mut calls, &mut odd).await {
             Ok(outcome) => outcome,
-            Err(failed) => Outcome::Failed(failed),
+            Err(Unanswered::Failed(failed) | Unanswered::Endless(failed)) => {
+                Outcome::Failed(failed)
+            }
         };
         Poll { calls, outcome, odd }
     }
@@ -67,9 +78,9 @@ impl Keda {
         &mut self,
         calls: &mut Vec<Call>,
         odd: &mut Vec<String>,
-    ) -> Result<Outcome, Failed> {
+    ) -> Result<Outcome, Unanswered> {
         let specs = match self.specs(calls).await {
-            Err(failed) if !failed.is_endless() => self.specs(calls).await?,
+            Err(Unanswered::Failed(_)) => self.specs(calls).await?,
             specs => specs?,
         };
         if specs.len() > 1 {
@@ -85,7 +96,7 @@ impl Keda {
             odd.push(format!("the target is {target}; the HPA refuses what is less than {least}"));
         }
         let (values, active) = match self.measure(spec, calls).await {
-            Err(failed) if !failed.is_endless() => self.measure(spec, calls).await?,
+            Err(Unanswered::Failed(_)) => self.measure(spec, calls).await?,
             measured => measured?,
         };
         if values.iter().any(|value| !value.metric_value_float.is_finite()) {
@@ -95,11 +106,8 @@ impl Keda {
         match values.len() {
             // For KEDA that is no error; it asks no second time.
             0 => {
-                return Err(Failed {
-                    rpc: "GetMetrics",
-                    code: code_name(Code::Ok),
-                    message: "there is no value in the answer".to_owned(),
-                });
+                let (code, message) = (code_name(Code::Ok), NO_VALUE.to_owned());
+                return Err(Unanswered::Failed(Failed { rpc: "GetMetrics", code, message }));
             }
             1 => {}
             several => {
@@ -110,7 +118,7 @@ impl Keda {
     }
 
     /// At least one.
-    async fn specs(&mut self, calls: &mut Vec<Call>) -> Result<Vec<MetricSpec>, Failed> {
+    async fn specs(&mut self, calls: &mut Vec<Call>) -> Result<Vec<MetricSpec>, Unanswered> {
         let asked = self.client.get_metric_spec(self.object.clone());
         call("GetMetricSpec", calls, asked, |response: GetMetricSpecResponse| {
             let first = response.metric_specs.first().ok_or("there is no metric in the answer")?;
@@ -125,7 +133,7 @@ impl Keda {
         &mut self,
         spec: &MetricSpec,
         calls: &mut Vec<Call>,
-    ) -> Result<(Vec<MetricValue>, bool), Failed> {
+    ) -> Result<(Vec<MetricValue>, bool), Unanswered> {
         let request = GetMetricsRequest {
             scaled_object_ref: Some(self.object.clone()),
             metric_name: spec.metric_name.clone(),
@@ -135,7 +143,7 @@ impl Keda {
             let values = response.metric_values;
             let numbers = values.iter().map(|v| number(v.metric_value_float, v.metric_value));
             let answer = if values.is_empty() {
-                Answer::Failed { message: "there is no value in the answer".to_owned() }
+                Answer::Failed { message: NO_VALUE.to_owned() }
             } else {
                 Answer::Value { value: numbers.sum() }
             };
@@ -157,10 +165,13 @@ async fn call<R, T>(
     calls: &mut Vec<Call>,
     asked: impl Future<Output = Result<Response<R>, Status>>,
     understand: impl FnOnce(R) -> Result<(Answer, T), &'static str>,
-) -> Result<T, Failed> {
+) -> Result<T, Unanswered> {
     let started_at = Instant::now();
-    let answered = timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
-        Err(Status::deadline_exceeded(format!("{ENDLESS}{PATIENCE:?}; KEDA waits on")))
+    let answered = timeout(PATIENCE, asked).await;
+    let is_endless = answered.is_err();
+    let answered = answered.unwrap_or_else(|_| {
+        let text = format!("no answer within {PATIENCE:?}; KEDA waits on");
+        Err(Status::deadline_exceeded(text))
     });
     let took_ms = started_at.elapsed().as_secs_f64() * 1_000.0;
     let (code, message) = match answered.map(|response| understand(response.into_inner())) {
@@ -173,17 +184,8 @@ async fn call<R, T>(
     };
     let code = code_name(code);
     calls.push(Call { rpc, code, answer: Answer::Failed { message: message.clone() }, took_ms });
-    Err(Failed { rpc, code, message })
-}
-
-/// As the message begins that is not the scaler's.
-const ENDLESS: &str = "no answer within ";
-
-impl Failed {
-    /// KEDA would not ask again, since it waits.
-    fn is_endless(&self) -> bool {
-        self.message.starts_with(ENDLESS)
-    }
+    let failed = Failed { rpc, code, message };
+    Err(if is_endless { Unanswered::Endless(failed) } else { Unanswered::Failed(failed) })
 }
 
 /// The scaler's own words; or, where the connection failed, the innermost cause of that.

@@ -64,6 +64,8 @@ pub(super) fn spoil(fault: Fault, request: Request<'_>, sound: &Value, now: i64)
         Fault::Error => Json(request.error("Query timed out")).into_response(),
         Fault::Rejected => Json(request.malformed(request.query, 0)).into_response(),
         Fault::Reset => broken_off(&sound.to_string()),
+        // Who waits that long is not given a value after all.
+        Fault::Hang => StatusCode::GATEWAY_TIMEOUT.into_response(),
         Fault::Garbage => {
             (json_type(), "<!doctype html><title>Welcome to the guest network</title>\n")
                 .into_response()

@@ -121,17 +121,16 @@ impl Pool {
             return Ok(known.clone());
         }
         let endpoint = self.endpoint(security)?;
-        let failed = match timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
-            Ok(Ok(channel)) => {
-                self.channels.insert(security, (channel.clone(), Ok(())));
-                return Ok((channel, Ok(())));
-            }
-            Ok(Err(error)) => self.unconnected(security, cause(&error)),
-            Err(_) => self.unconnected(security, Cause::TimedOut),
+        let connected = match timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
+            Ok(connected) => connected.map_err(|error| cause(&error)),
+            Err(_) => Err(Cause::TimedOut),
         };
-        let failed = (endpoint.connect_lazy(), Err(failed));
-        self.channels.insert(security, failed.clone());
-        Ok(failed)
+        let tried = match connected {
+            Ok(channel) => (channel, Ok(())),
+            Err(cause) => (endpoint.connect_lazy(), Err(self.unconnected(security, cause))),
+        };
+        self.channels.insert(security, tried.clone());
+        Ok(tried)
     }
 
     fn endpoint(&self, security: Security) -> Result<Endpoint, Unconnected> {
