@@ -24,13 +24,15 @@ mod replicas;
 mod text;
 mod json;
 mod report;
+mod input;
 mod manifest;
 
-pub use manifest::InputError;
+pub use input::InputError;
 pub use through::Tls;
 pub use watch::Follow;
 
-use manifest::{Found, Selected};
+use input::Found;
+use manifest::Selected;
 use reading::Asking;
 use report::{Evidence, Examined, Failed, Level, Outcome, Report, Step};
 use through::{Keda, Pool, Security, Unconnected};
@@ -131,7 +133,7 @@ pub async fn run(
 async fn find(triggers: &Triggers) -> anyhow::Result<Found> {
     match triggers.clone() {
         // Standard input may take its time, and Ctrl-C is to end that.
-        Triggers::Files(files) => Ok(spawn_blocking(move || manifest::find(&files))
+        Triggers::Files(files) => Ok(spawn_blocking(move || input::find(&files))
             .await
             .context("reading the files panicked")??),
         Triggers::Metadata(metadata) => Ok(Found::of_metadata(&metadata)),

@@ -101,7 +101,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::check::manifest::Found;
+    use crate::check::input::Found;
 
     /// Value, target, replicas → by average value, by value.
     #[track_caller]

@@ -1,21 +1,22 @@
 //! A report as a person reads it: plain lines that wrap, useful without colour.
 
-use std::fmt::{self, Write as _};
-
 use anstyle::{AnsiColor, Color, Style};
-use textwrap::{Options, WordSplitter, core::display_width, fill};
+use textwrap::core::display_width;
 
 use super::{
     manifest::{Kind, OF_METADATA},
     report::{
-        Answer, Call, Event, Evidence, Examined, Failed, Finding, Happening, Hold, Jobs, Level,
-        MetricType, Outcome, Replicas, Report, Scaling, Setting, Step,
+        Answer, Call, Event, Evidence, Examined, Failed, Happening, Hold, Jobs, Level, MetricType,
+        Outcome, Replicas, Report, Scaling, Setting, Step,
     },
 };
 use crate::words::shorten;
 
 mod series;
 mod chart;
+mod page;
+
+use page::Page;
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -172,17 +173,7 @@ fn instant(ms: i64, format: &str) -> String {
         .map_or_else(|_| ms.to_string(), |instant| instant.strftime(format).to_string())
 }
 
-/// What has been written, and how wide it may be.
-struct Page {
-    text: String,
-    width: usize,
-}
-
 impl Page {
-    fn line(&mut self, line: fmt::Arguments<'_>) {
-        writeln!(self.text, "{line}").expect("a text can be written to");
-    }
-
     fn title(&mut self, examined: &Examined) {
         let Examined { kind, index, r#type, file, .. } = examined;
         let namespace = examined.namespace.as_ref().map(|n| format!("{n}/")).unwrap_or_default();
@@ -195,39 +186,6 @@ impl Page {
             format!("{kind} {namespace}{}, trigger {index}{name}, {}", examined.object, r#type);
         self.line(format_args!("{BOLD}{}{BOLD:#}", shorten(&title, MAX_TEXT)));
         self.line(format_args!("{DIM}{}{DIM:#}", shorten(file, MAX_TEXT)));
-    }
-
-    fn heading(&mut self, heading: &str) {
-        self.line(format_args!("\n{BOLD}{heading}{BOLD:#}"));
-    }
-
-    /// Only if there is something to say.
-    fn section(&mut self, heading: &str, examined: &Examined, step: Step) {
-        if examined.findings.iter().any(|finding| finding.step == step) {
-            self.heading(heading);
-            self.findings(examined, step);
-        }
-    }
-
-    fn wrapped(&mut self, text: &str, first: &str, rest: &str) {
-        let options = Options::new(self.width)
-            .initial_indent(first)
-            .subsequent_indent(rest)
-            // `keda-datadog-scaler` is to be copied.
-            .word_splitter(WordSplitter::NoHyphenation)
-            .break_words(true);
-        let text = fill(text, options);
-        self.line(format_args!("{text}"));
-    }
-
-    fn paragraph(&mut self, text: &str) {
-        self.wrapped(text, "  ", "  ");
-    }
-
-    /// A name and its value, which wraps in a column of its own.
-    fn row(&mut self, name: &str, value: &str) {
-        let first = format!("  {name:<24}  ");
-        self.wrapped(value, &first, &" ".repeat(display_width(&first)));
     }
 
     fn setting(&mut self, setting: &Setting) {
@@ -246,33 +204,6 @@ impl Page {
         };
         let default = if setting.given { "" } else { " (default)" };
         self.row(setting.key, &format!("{value}{default}"));
-    }
-
-    fn findings(&mut self, examined: &Examined, step: Step) {
-        for finding in examined.findings.iter().filter(|finding| finding.step == step) {
-            self.finding(finding);
-        }
-    }
-
-    /// But for errors, which stand there already.
-    fn warnings(&mut self, examined: &Examined, step: Step) {
-        let of_step = examined.findings.iter().filter(|finding| finding.step == step);
-        of_step.filter(|f| f.level != Level::Error).for_each(|finding| self.finding(finding));
-    }
-
-    fn finding(&mut self, finding: &Finding) {
-        let style = match finding.level {
-            Level::Error => RED,
-            Level::Warning => YELLOW,
-            Level::Note => CYAN,
-        };
-        let label = format!("  {}: ", finding.level);
-        // Wrapped without colour, whose codes have no width.
-        let before = self.text.len();
-        self.wrapped(&shorten(&finding.message, MAX_TEXT), &label, "    ");
-        let word = label.trim();
-        let coloured = format!("  {style}{word}{style:#} ");
-        self.text.replace_range(before..before + label.len(), &coloured);
     }
 
     fn verdict(&mut self, examined: &Examined) {
