@@ -10,6 +10,8 @@ mod outcome;
 mod series;
 mod list;
 pub mod grammar;
+#[cfg(test)]
+mod scripted;
 
 /// Something that can be asked for readings.
 pub trait Source: Send + Sync + 'static {

@@ -98,7 +98,7 @@ fn whole(number: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::check::input::Found;
@@ -126,54 +126,48 @@ mod tests {
         check(1e300, 0.001, 1, (u64::MAX, u64::MAX));
     }
 
-    /// What a spec makes of a value of 12 and a target of 5.
-    #[track_caller]
-    fn check_wanted(
+    /// What is wanted of a value of 12 with this target.
+    fn wanted(
         kind: &str,
-        spec: &serde_json::Value,
-        active: bool,
-        current: u32,
-        wanted: Option<u64>,
-    ) {
+        metric_type: &str,
+        spec: &Value,
+        (active, target, current): (bool, f64, u32),
+    ) -> Option<u64> {
         let mut spec = spec.clone();
-        spec["triggers"] = json!([{"type": "datadog"}]);
+        spec["triggers"] = json!([{"type": "datadog", "metricType": metric_type}]);
         let object = json!({"kind": kind, "metadata": {"name": "a"}, "spec": spec});
         let mut found = Found::default();
         found.add("x", &object.to_string()).unwrap();
         let trigger = found.select(None).unwrap().0[0];
-        let got = scaling(&trigger, 12.0, active, 5.0, current).map(|scaling| match scaling {
+        Some(match scaling(&trigger, 12.0, active, target, current)? {
             Scaling::Replicas(replicas) => replicas.wanted,
             Scaling::Jobs(jobs) => jobs.wanted,
-        });
-        assert_eq!(got, wanted);
+        })
+    }
+
+    #[track_caller]
+    fn check_replicas(spec: &Value, active: bool, current: u32, expected: Option<u64>) {
+        let got = wanted("ScaledObject", "AverageValue", spec, (active, 5.0, current));
+        assert_eq!(got, expected);
     }
 
     #[test]
     fn what_is_wanted_lies_within_the_bounds_of_the_object() {
-        check_wanted("ScaledObject", &json!({}), true, 1, Some(3));
-        check_wanted("ScaledObject", &json!({"maxReplicaCount": 2}), true, 1, Some(2));
-        check_wanted("ScaledObject", &json!({"minReplicaCount": 7}), true, 1, Some(7));
+        check_replicas(&json!({}), true, 1, Some(3));
+        check_replicas(&json!({"maxReplicaCount": 2}), true, 1, Some(2));
+        check_replicas(&json!({"minReplicaCount": 7}), true, 1, Some(7));
         // Below one replica, KEDA decides.
-        check_wanted("ScaledObject", &json!({}), true, 0, Some(1));
-        check_wanted("ScaledObject", &json!({}), false, 0, Some(0));
-        check_wanted("ScaledObject", &json!({"minReplicaCount": 2}), false, 0, Some(2));
+        check_replicas(&json!({}), true, 0, Some(1));
+        check_replicas(&json!({}), false, 0, Some(0));
+        check_replicas(&json!({"minReplicaCount": 2}), false, 0, Some(2));
         let formula = json!({"advanced": {"scalingModifiers": {"formula": "a + b"}}});
-        check_wanted("ScaledObject", &formula, true, 1, None);
+        check_replicas(&formula, true, 1, None);
     }
 
     #[test]
     fn the_metric_type_decides_how_a_value_is_taken() {
-        let of = |metric_type: &str, spec: serde_json::Value, target: f64| {
-            let trigger = json!({"type": "datadog", "metricType": metric_type});
-            let mut spec = spec;
-            spec["triggers"] = json!([trigger]);
-            let object = json!({"kind": "ScaledObject", "metadata": {"name": "a"}, "spec": spec});
-            let mut found = Found::default();
-            found.add("x", &object.to_string()).unwrap();
-            match scaling(&found.select(None).unwrap().0[0], 12.0, true, target, 2) {
-                Some(Scaling::Replicas(replicas)) => Some(replicas.wanted),
-                _ => None,
-            }
+        let of = |metric_type, spec, target| {
+            wanted("ScaledObject", metric_type, &spec, (true, target, 2))
         };
         assert_eq!(of("AverageValue", json!({}), 5.0), Some(3));
         assert_eq!(of("Value", json!({}), 5.0), Some(5));
@@ -184,10 +178,10 @@ mod tests {
 
     #[test]
     fn jobs_are_started_only_when_active() {
-        check_wanted("ScaledJob", &json!({}), true, 1, Some(3));
-        check_wanted("ScaledJob", &json!({"maxReplicaCount": 2}), true, 1, Some(2));
-        let with_min = json!({"maxReplicaCount": 4, "minReplicaCount": 2});
-        check_wanted("ScaledJob", &with_min, true, 1, Some(2));
-        check_wanted("ScaledJob", &json!({}), false, 1, Some(0));
+        let of = |spec, active| wanted("ScaledJob", "", &spec, (active, 5.0, 1));
+        assert_eq!(of(json!({}), true), Some(3));
+        assert_eq!(of(json!({"maxReplicaCount": 2}), true), Some(2));
+        assert_eq!(of(json!({"maxReplicaCount": 4, "minReplicaCount": 2}), true), Some(2));
+        assert_eq!(of(json!({}), false), Some(0));
     }
 }

@@ -177,21 +177,7 @@ fn headers(keys: &Keys) -> Option<HeaderMap> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::StatusCode;
-
-    fn account() -> Account {
-        let keys = Keys::Pair { api: "the-api-key".into(), app: "the-app-key".into() };
-        Account::new("https://api.datadoghq.eu".parse().unwrap(), keys)
-    }
-
-    fn response(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Response {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
-            .collect();
-        let status = StatusCode::from_u16(status).unwrap();
-        Response { status, headers, answered_at: Instant::now(), body: body.to_vec() }
-    }
+    use crate::source::scripted::{account, response};
 
     #[test]
     fn a_window_is_reckoned_as_keda_does() {

@@ -137,27 +137,9 @@ fn rate_limit(headers: &HeaderMap) -> Option<RateLimit> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tokio::time::Instant;
 
     use super::*;
-    use crate::{
-        demand::Keys,
-        http::{HeaderName, StatusCode},
-    };
-
-    fn account() -> Account {
-        let keys = Keys::Pair { api: "the-api-key".into(), app: "the-app-key".into() };
-        Account::new("https://api.datadoghq.eu".parse().unwrap(), keys)
-    }
-
-    fn response(status: u16, headers: &[(&'static str, &str)], body: &[u8]) -> Response {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
-            .collect();
-        let status = StatusCode::from_u16(status).unwrap();
-        Response { status, headers, answered_at: Instant::now(), body: body.to_vec() }
-    }
+    use crate::source::scripted::{account, response};
 
     #[track_caller]
     fn check(status: u16, body: &str, message: &str) {

@@ -171,12 +171,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::demand::Keys;
-
-    fn account() -> Account {
-        let keys = Keys::Pair { api: "the-api-key".into(), app: "the-app-key".into() };
-        Account::new("https://api.datadoghq.eu".parse().unwrap(), keys)
-    }
+    use crate::source::scripted::account;
 
     fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadable> {
         super::decode(body, query, &account())

@@ -1,35 +1,21 @@
 //! `check`, against Datadog and against a running scaler.
 
-use std::{
-    io::{self, Write},
-    net::SocketAddr,
-    pin::Pin,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::Parser as _;
-use futures_util::{Stream, stream};
 use keda_datadog_scaler::{
     check,
     cli::{Cli, Command, Environment},
     credentials::{Given, Origin},
-    proto::{
-        GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, IsActiveResponse, MetricSpec,
-        MetricValue, ScaledObjectRef,
-        external_scaler_server::{ExternalScaler, ExternalScalerServer},
-    },
     sandbox::Fault,
 };
 use serde_json::Value;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::Instant};
+use tempfile::NamedTempFile;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Request, Response, Status,
-    transport::{Server as GrpcServer, server::TcpIncoming},
-};
 
 use crate::{
+    fake_scaler::{FakeScaler, spec},
     harness::{
         API_KEY, APP_KEY, FakeDatadog, Reply, Server, config as serve_config, install_tls, soon,
     },
@@ -37,10 +23,10 @@ use crate::{
     transport::TlsRelay,
 };
 
-const QUERY: [&str; 2] = ["--metadata", "query=sum:shop.orders{*}"];
-const TARGET: [&str; 2] = ["--metadata", "queryValue=5"];
+pub(crate) const QUERY: [&str; 2] = ["--metadata", "query=sum:shop.orders{*}"];
+pub(crate) const TARGET: [&str; 2] = ["--metadata", "queryValue=5"];
 
-fn config(arguments: &[&str]) -> check::Config {
+pub(crate) fn config(arguments: &[&str]) -> check::Config {
     install_tls();
     let arguments = [&["keda-datadog-scaler", "check"], arguments].concat();
     let Command::Check(check) = Cli::parse_from(arguments).command else { panic!("it is `check`") };
@@ -50,6 +36,13 @@ fn config(arguments: &[&str]) -> check::Config {
         _ => None,
     });
     check.config(environment).unwrap()
+}
+
+/// A file with this in it.
+pub(crate) fn written(yaml: &str) -> NamedTempFile {
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), yaml).unwrap();
+    file
 }
 
 /// What it prints as JSON, and whether it is fine.
@@ -77,132 +70,23 @@ fn findings(report: &Value) -> Vec<&str> {
     findings.iter().map(|finding| finding["message"].as_str().unwrap()).collect()
 }
 
-/// Another's external scaler, which remembers what it was asked.
-#[derive(Clone, Default)]
-struct FakeScaler {
-    asked: Arc<Mutex<Vec<(&'static str, ScaledObjectRef)>>>,
-    /// What GetMetrics answers; `None` is an error.
-    values: Option<Vec<MetricValue>>,
-    /// After so many answers, it fails.
-    fails_after: Option<usize>,
-    /// What GetMetricSpec answers; one spec with a target of 2.5 if there is nothing here.
-    specs: Option<Vec<MetricSpec>>,
-}
-
-impl FakeScaler {
-    fn answering(values: &[(f64, i64)]) -> Self {
-        let value = |(float, int): &(f64, i64)| MetricValue {
-            metric_name: "m".into(),
-            metric_value: *int,
-            metric_value_float: *float,
-        };
-        Self { values: Some(values.iter().map(value).collect()), ..Self::default() }
-    }
-
-    fn note(&self, method: &'static str, object: ScaledObjectRef) {
-        self.asked.lock().unwrap().push((method, object));
-    }
-
-    fn methods(&self) -> Vec<&'static str> {
-        self.asked.lock().unwrap().iter().map(|(method, _)| *method).collect()
-    }
-
-    async fn start(&self) -> (SocketAddr, JoinSet<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        (listener.local_addr().unwrap(), self.serve(listener))
-    }
-
-    async fn start_at(&self, address: SocketAddr) -> JoinSet<()> {
-        self.serve(TcpListener::bind(address).await.unwrap())
-    }
-
-    fn serve(&self, listener: TcpListener) -> JoinSet<()> {
-        let service = ExternalScalerServer::new(self.clone());
-        let mut server = JoinSet::new();
-        server.spawn(async move {
-            let incoming = TcpIncoming::from(listener);
-            GrpcServer::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
-        });
-        server
-    }
-}
-
-fn spec(target: f64) -> MetricSpec {
-    MetricSpec { metric_name: "m".into(), target_size: 0, target_size_float: target }
-}
-
-type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl ExternalScaler for FakeScaler {
-    type StreamIsActiveStream = Messages<IsActiveResponse>;
-    type StreamMetricSpecStream = Messages<GetMetricSpecResponse>;
-
-    async fn is_active(
-        &self,
-        request: Request<ScaledObjectRef>,
-    ) -> Result<Response<IsActiveResponse>, Status> {
-        self.note("IsActive", request.into_inner());
-        Ok(Response::new(IsActiveResponse { result: true }))
-    }
-
-    async fn stream_is_active(
-        &self,
-        request: Request<ScaledObjectRef>,
-    ) -> Result<Response<Self::StreamIsActiveStream>, Status> {
-        self.note("StreamIsActive", request.into_inner());
-        Ok(Response::new(Box::pin(stream::pending())))
-    }
-
-    async fn get_metric_spec(
-        &self,
-        request: Request<ScaledObjectRef>,
-    ) -> Result<Response<GetMetricSpecResponse>, Status> {
-        self.note("GetMetricSpec", request.into_inner());
-        let metric_specs = self.specs.clone().unwrap_or_else(|| vec![spec(2.5)]);
-        Ok(Response::new(GetMetricSpecResponse { metric_specs }))
-    }
-
-    async fn stream_metric_spec(
-        &self,
-        _request: Request<ScaledObjectRef>,
-    ) -> Result<Response<Self::StreamMetricSpecStream>, Status> {
-        Err(Status::unimplemented("no"))
-    }
-
-    async fn get_metrics(
-        &self,
-        request: Request<GetMetricsRequest>,
-    ) -> Result<Response<GetMetricsResponse>, Status> {
-        let request = request.into_inner();
-        assert_eq!(request.metric_name, "m");
-        self.note("GetMetrics", request.scaled_object_ref.unwrap());
-        let answered = self.methods().iter().filter(|method| **method == "GetMetrics").count();
-        let fails = self.fails_after.is_some_and(|most| answered > most);
-        match self.values.clone().filter(|_| !fails) {
-            Some(metric_values) => Ok(Response::new(GetMetricsResponse { metric_values })),
-            None => Err(Status::unavailable("the database is away\u{1b}[31m")),
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_scaler_is_asked_what_keda_asks_in_its_order() {
     let scaler = FakeScaler::answering(&[(0.0, 7)]);
     let (address, _server) = scaler.start().await;
     let address = address.to_string();
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("shop.yaml");
-    let yaml = r#"
+    let manifest = written(
+        r#"
 kind: ScaledObject
 metadata: {name: shop, namespace: demo}
 spec:
   triggers:
     - type: external
       metadata: {scalerAddress: "here:9090", query: "avg:a{*}", queryValue: "5", nameFromEnv: NAME}
-"#;
-    std::fs::write(&path, yaml).unwrap();
-    let (report, fine) = checked(&["-f", path.to_str().unwrap(), "--through", &address]).await;
+"#,
+    );
+    let (report, fine) =
+        checked(&["-f", manifest.path().to_str().unwrap(), "--through", &address]).await;
     assert!(!fine, "`nameFromEnv` is not known");
     assert_eq!(
         calls(&report),
@@ -476,133 +360,6 @@ async fn no_value_is_wrong_under_any_fault() {
     ");
 }
 
-/// Sends each line on.
-struct Lines {
-    rest: Vec<u8>,
-    lines: mpsc::UnboundedSender<String>,
-}
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for byte in bytes {
-            if *byte == b'\n' {
-                let line = String::from_utf8(std::mem::take(&mut self.rest)).unwrap();
-                self.lines.send(line).unwrap();
-            } else {
-                self.rest.push(*byte);
-            }
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// `check --watch`, and the lines that it prints.
-struct Watching {
-    lines: mpsc::UnboundedReceiver<String>,
-    shutdown: CancellationToken,
-    running: JoinSet<anyhow::Result<bool>>,
-}
-
-impl Watching {
-    fn start(arguments: &[&str]) -> Self {
-        let config = config(&[arguments, &["--watch", "--output", "json"]].concat());
-        let shutdown = CancellationToken::new();
-        let (sender, lines) = mpsc::unbounded_channel();
-        let mut running = JoinSet::new();
-        running.spawn({
-            let shutdown = shutdown.clone();
-            async move {
-                let mut out = Lines { rest: Vec::new(), lines: sender };
-                check::run(config, &mut out, shutdown).await
-            }
-        });
-        Self { lines, shutdown, running }
-    }
-
-    async fn next(&mut self) -> Value {
-        serde_json::from_str(&soon(self.lines.recv()).await.unwrap()).unwrap()
-    }
-
-    /// Ended by Ctrl-C.
-    async fn end(mut self) -> bool {
-        self.shutdown.cancel();
-        soon(self.running.join_next()).await.unwrap().unwrap().unwrap()
-    }
-}
-
-#[tokio::test]
-async fn watching_shows_polls_and_pushes_until_it_is_ended() {
-    let datadog = FakeDatadog::start(|_| Reply::points(&[8.0])).await;
-    let server = Server::start(&datadog).await;
-    let address = server.grpc.trim_start_matches("http://");
-    let through = ["--through", address, "--interval", "1s"];
-    let mut watching = Watching::start(&[&QUERY[..], &TARGET, &through].concat());
-    assert_eq!(watching.next().await["fine"], true);
-    let (mut polls, mut pushes) = (0, 0);
-    while polls < 2 || pushes < 1 {
-        let event = watching.next().await;
-        match event["event"].as_str() {
-            Some("poll") => {
-                assert_eq!((&event["value"], &event["status"]), (&8.0.into(), &"answered".into()));
-                polls += 1;
-            }
-            Some("push") => {
-                let seen = (&event["trigger"], &event["active"]);
-                assert_eq!(seen, (&"check[0]".into(), &true.into()));
-                pushes += 1;
-            }
-            _ => {}
-        }
-    }
-    assert!(watching.end().await);
-}
-
-#[tokio::test]
-async fn only_what_pushes_is_streamed_and_a_warning_is_not_forgotten() {
-    let scaler = FakeScaler::answering(&[(7.0, 7)]);
-    let (address, _server) = scaler.start().await;
-    let address = address.to_string();
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("shop.yaml");
-    let yaml = r#"
-kind: ScaledObject
-metadata: {name: shop}
-spec:
-  pollingInterval: 1
-  triggers:
-    - type: external
-      metadata: {scalerAddress: "here:9090", query: "avg:a{*}", queryValue: "5", agee: "60"}
-"#;
-    std::fs::write(&path, yaml).unwrap();
-    let mut watching = Watching::start(&["-f", path.to_str().unwrap(), "--through", &address]);
-    assert_eq!(watching.next().await["fine"], false);
-    assert_eq!(watching.next().await["event"], "poll");
-    assert!(!watching.end().await);
-    assert!(!scaler.methods().contains(&"StreamIsActive"));
-}
-
-#[tokio::test]
-async fn a_scaler_that_fails_at_the_end_is_not_fine() {
-    let scaler = FakeScaler { fails_after: Some(1), ..FakeScaler::answering(&[(7.0, 7)]) };
-    let (address, _server) = scaler.start().await;
-    let address = address.to_string();
-    let through = ["--through", &*address, "--interval", "1s"];
-    let mut watching = Watching::start(&[&QUERY[..], &TARGET, &through].concat());
-    assert_eq!(watching.next().await["fine"], true);
-    loop {
-        let event = watching.next().await;
-        if event["event"] == "poll" {
-            assert_eq!((&event["status"], &event["rpc"]), (&"failed".into(), &"GetMetrics".into()));
-            break;
-        }
-    }
-    assert!(!watching.end().await);
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_stays_silent_is_not_waited_for() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -614,24 +371,4 @@ async fn a_peer_that_stays_silent_is_not_waited_for() {
     assert!(started_at.elapsed() < Duration::from_secs(6));
     let [finding] = &findings(&report)[..] else { panic!("one finding") };
     assert_eq!(*finding, format!("no connection to {address} with TLS: no answer within 5s"));
-}
-
-#[tokio::test]
-async fn a_scaler_that_comes_late_is_waited_for() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-    let through = address.to_string();
-    let through = ["--through", &*through, "--interval", "1s"];
-    let mut watching = Watching::start(&[&QUERY[..], &TARGET, &through].concat());
-    assert_eq!(watching.next().await["fine"], false);
-    let scaler = FakeScaler::answering(&[(7.0, 7)]);
-    let _server = scaler.start_at(address).await;
-    loop {
-        let event = watching.next().await;
-        if event["event"] == "poll" && event["status"] == "answered" {
-            break;
-        }
-    }
-    assert!(!watching.end().await);
 }

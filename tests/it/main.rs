@@ -6,6 +6,7 @@
 
 mod harness;
 mod engine;
+mod fake_scaler;
 
 mod conformance;
 mod replies;
@@ -20,4 +21,5 @@ mod binary;
 mod sandbox;
 mod faults;
 mod check;
+mod watch;
 mod tidy;
