@@ -22,7 +22,7 @@ mod check;
 mod values;
 
 pub use check::Check;
-use values::{a_second_or_more, address, base_url, duration, loopback, positive};
+use values::{a_second_or_more, address, at_least_one, base_url, duration, loopback, positive};
 
 /// A KEDA external scaler for Datadog: any number of triggers from few requests
 #[derive(Debug, Parser)]
@@ -114,6 +114,10 @@ pub struct Engine {
     /// A query that nobody asked for in this time is no longer read
     #[arg(long, env = "SCALER_IDLE_AFTER", value_name = "DURATION", default_value = "2m", value_parser = positive)]
     idle_after: Duration,
+
+    /// Most queries in one request to Datadog; 1 reads each by itself
+    #[arg(long, env = "SCALER_BATCH_QUERIES", value_name = "QUERIES", default_value = "35", value_parser = at_least_one)]
+    batch_queries: usize,
 }
 
 /// What decides over an answer, in `check` too.
@@ -289,7 +293,11 @@ impl Reach {
 
 impl Engine {
     fn refresh_config(&self) -> refresh::Config {
-        refresh::Config { refresh: self.rules.refresh, idle_after: self.idle_after }
+        refresh::Config {
+            refresh: self.rules.refresh,
+            idle_after: self.idle_after,
+            batch_queries: self.batch_queries,
+        }
     }
 
     fn scaler_config(&self) -> scaler::Config {

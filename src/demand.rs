@@ -60,7 +60,9 @@ pub struct Reading {
     pub window_end_ms: i64,
     /// When the answer had come in.
     pub taken_at: Instant,
-    /// How long it is good for: the next one falls due at `taken_at + interval`.
+    /// When the next one falls due: at the next round of its account, `interval` later at most.
+    pub due_at: Instant,
+    /// How often it is read.
     pub interval: Duration,
 }
 
@@ -129,10 +131,6 @@ impl Keys {
 }
 
 impl Reading {
-    pub fn due_at(&self) -> Instant {
-        self.taken_at + self.interval
-    }
-
     /// Points of the longest series: a trigger that looks further back finds nothing.
     pub fn depth(&self) -> usize {
         self.series.iter().map(|series| series.points.len()).max().unwrap_or(0)

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod book;
+mod travel;
 mod health;
 mod worker;
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub refresh: Duration,
     /// A demand nobody asked for in this time is no longer read.
     pub idle_after: Duration,
+    /// Most queries in one request; at least 1.
+    pub batch_queries: usize,
 }
 
 /// What is known of a demand. Both empty: nothing yet.
@@ -141,3 +144,5 @@ impl Shared {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod batch_tests;

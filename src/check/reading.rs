@@ -127,7 +127,13 @@ async fn fetch(source: &impl Source, demand: &Demand, refresh: Duration) -> Fetc
     let ended_at = Instant::now();
     let result = result.map(|answer| {
         let (series, window_end_ms) = (answer.series, answer.window_end_ms);
-        Arc::new(Reading { series, window_end_ms, taken_at: ended_at, interval: refresh })
+        Arc::new(Reading {
+            series,
+            window_end_ms,
+            taken_at: ended_at,
+            due_at: ended_at + refresh,
+            interval: refresh,
+        })
     });
     Fetched { result, ended_at, took: ended_at - started_at }
 }

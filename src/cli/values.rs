@@ -37,6 +37,13 @@ pub(super) fn a_second_or_more(text: &str) -> Result<Duration, String> {
     }
 }
 
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a whole number, at least 1".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| "must be an address such as `127.0.0.1:9090` or `[::]:9090`".to_owned())

@@ -12,25 +12,36 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Config, Latest,
     health::{Change, Health, Trouble},
+    travel::{Class, Filling, Load, divided},
 };
 use crate::{
-    demand::{Account, Demand, Reading},
+    demand::{Account, Demand, Query, Reading, Window},
     source::{Answer, Batch, SourceError},
 };
 
 /// How long the readings of a demand that fell asleep are kept: KEDA's `pollingInterval` may be
 /// longer than `--idle-after`.
 const MEMORY: Duration = Duration::from_mins(10);
+/// How long a first demand waits for others to travel with.
+const COMPANY: Duration = Duration::from_millis(5);
+/// The longest that a query is put off that Datadog rejects.
+const MAX_QUARANTINE: Duration = Duration::from_mins(30);
 /// The longest that the next attempt is put off.
 const MAX_PAUSE: Duration = Duration::from_mins(4);
 /// Most readings that are kept of one demand: as many as `--hold` spans at the defaults, and one.
 const MAX_READINGS: usize = 6;
+/// More queries than this, and than half of a batch, do not lose their data at once by themselves.
+const MAX_MISSING: usize = 3;
 /// Most replaced accounts that are remembered; one RPC may know the last.
 const MAX_REPLACED: usize = 4;
 
 pub(super) struct Book {
     config: Config,
     entries: HashMap<Demand, Entry>,
+    /// To be fetched at once: what is left of batches that failed as a whole.
+    again: VecDeque<Batch>,
+    /// When the rounds of an account began: what is due together travels together.
+    rounds: HashMap<Arc<Account>, Instant>,
     /// Every entry that is not being fetched, by when it wants attention.
     agenda: BTreeMap<Slot, Demand>,
     next_slot: u64,
@@ -44,6 +55,35 @@ struct Entry {
     asked_at: Instant,
     turn: Turn,
     trouble: Trouble,
+    load: Load,
+    /// Most queries of the request that it travels in next.
+    company: usize,
+    /// Whether the request was repeated whole that could not be processed.
+    is_repeated: bool,
+    /// How often in a row it was rejected alone.
+    rejections: u32,
+}
+
+impl Entry {
+    fn new(
+        query: &Query,
+        latest: watch::Sender<Arc<Latest>>,
+        asked_at: Instant,
+        turn: Turn,
+    ) -> Self {
+        let (trouble, load) = (Trouble::default(), Load::of(query));
+        let (company, is_repeated, rejections) = (usize::MAX, false, 0);
+        Self { latest, asked_at, turn, trouble, load, company, is_repeated, rejections }
+    }
+
+    fn class(&self, window: Window) -> Class {
+        let is_first = self.latest.borrow().readings.is_empty();
+        Class { window, is_first, company: self.company }
+    }
+
+    fn has_data(&self) -> bool {
+        self.latest.borrow().readings.first().is_some_and(|reading| reading.depth() > 0)
+    }
 }
 
 /// A place on the agenda; the number tells apart what falls due at one instant.
@@ -63,6 +103,8 @@ impl Book {
         Self {
             config,
             entries: HashMap::new(),
+            again: VecDeque::new(),
+            rounds: HashMap::new(),
             agenda: BTreeMap::new(),
             next_slot: 0,
             health: HashMap::new(),
@@ -85,6 +127,8 @@ impl Book {
             let (_closes, receiver) = watch::channel(Arc::default());
             return (receiver, false);
         }
+        // Nobody waits for company who travels alone.
+        let first_at = if self.config.batch_queries > 1 { now + COMPANY } else { now };
         if let Some(entry) = self.entries.get_mut(demand) {
             entry.asked_at = now;
             let receiver = entry.latest.subscribe();
@@ -93,13 +137,13 @@ impl Book {
             entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
             entry.trouble = Trouble::default();
             self.agenda.remove(&slot);
-            let turn = Turn::Due(self.enter(now, demand));
+            let turn = Turn::Due(self.enter(first_at, demand));
             self.set_turn(demand, turn);
             return (receiver, true);
         }
         let (latest, receiver) = watch::channel(Arc::default());
-        let turn = Turn::Due(self.enter(now, demand));
-        let entry = Entry { latest, asked_at: now, turn, trouble: Trouble::default() };
+        let turn = Turn::Due(self.enter(first_at, demand));
+        let entry = Entry::new(&demand.query, latest, now, turn);
         self.entries.insert(demand.clone(), entry);
         (receiver, true)
     }
@@ -114,10 +158,25 @@ impl Book {
     pub(super) fn take_due(&mut self, now: Instant, room: usize) -> Vec<Batch> {
         let mut batches = Vec::new();
         while batches.len() < room
+            && let Some(mut batch) = self.again.pop_front()
+        {
+            // Some may have been withdrawn meanwhile.
+            batch.queries.retain(|query| {
+                let demand = Demand { account: batch.account.clone(), query: query.clone() };
+                self.entries.get(&demand).is_some_and(|entry| entry.turn == Turn::Fetching)
+            });
+            if !batch.queries.is_empty() {
+                batches.push(batch);
+            }
+        }
+        let room = room - batches.len();
+        let mut filling = Filling::new(self.config.batch_queries);
+        let mut left = Vec::new();
+        while room > 0
             && let Some(first) = self.agenda.first_entry()
             && first.key().0 <= now
         {
-            let demand = first.remove();
+            let (slot, demand) = first.remove_entry();
             let Some(entry) = self.entries.get_mut(&demand) else { continue };
             if entry.latest.receiver_count() > 0 {
                 entry.asked_at = now;
@@ -125,8 +184,13 @@ impl Book {
             match entry.turn {
                 Turn::Asleep(_) => drop(self.forget(&demand)),
                 _ if now < entry.asked_at + self.config.idle_after => {
-                    entry.turn = Turn::Fetching;
-                    batches.push(Batch { account: demand.account, queries: vec![demand.query] });
+                    let class = entry.class(demand.query.window);
+                    if filling.add(&demand, class, entry.load, room) {
+                        entry.turn = Turn::Fetching;
+                        self.rounds.entry(demand.account).or_insert(now);
+                    } else {
+                        left.push((slot, demand));
+                    }
                 }
                 _ => {
                     let forget_at = entry.asked_at + self.config.idle_after + MEMORY;
@@ -135,28 +199,129 @@ impl Book {
                 }
             }
         }
+        self.agenda.extend(left);
+        batches.extend(filling.batches());
         batches
     }
 
     /// Enters the outcomes of a batch, in the order of its queries; a query without one has
-    /// failed by our own fault. Outcomes of demands that are gone are of no interest.
+    /// failed by our own fault. Outcomes of demands that are gone are of no interest. A batch that
+    /// failed as a whole for one of its queries is not settled, but taken again in parts.
     pub(super) fn settle(
         &mut self,
         batch: Batch,
-        outcomes: Vec<Result<Answer, SourceError>>,
+        mut outcomes: Vec<Result<Answer, SourceError>>,
         now: Instant,
     ) -> Vec<Change> {
+        outcomes.resize_with(batch.queries.len(), || {
+            let what = "the request was lost in the scaler; please report it".to_owned();
+            Err(SourceError::NotUnderstood { host: batch.account.host(), what })
+        });
+        let outcomes = if batch.queries.len() > 1 {
+            match self.take_apart(&batch, outcomes) {
+                Some(outcomes) => outcomes,
+                None => return Vec::new(),
+            }
+        } else {
+            outcomes.into_iter().map(Some).collect()
+        };
         let mut changes = Vec::new();
-        let mut outcomes = outcomes.into_iter();
-        for query in batch.queries {
-            let demand = Demand { account: batch.account.clone(), query };
-            let outcome = outcomes.next().unwrap_or_else(|| {
-                let what = "the request was lost in the scaler; please report it".to_owned();
-                Err(SourceError::NotUnderstood { host: demand.account.host(), what })
-            });
-            self.settle_one(&demand, outcome, now, &mut changes);
+        let Batch { account, queries } = batch;
+        for (query, outcome) in queries.into_iter().zip(outcomes) {
+            let demand = Demand { account: account.clone(), query };
+            match outcome {
+                Some(outcome) => self.settle_one(&demand, outcome, now, &mut changes),
+                None => self.again.push_back(alone(demand)),
+            }
         }
         changes
+    }
+
+    /// What of a batch's outcomes can be believed. `None` if nothing can, and the batch is to be
+    /// taken again; `None` for a query that is to be read once alone.
+    fn take_apart(
+        &mut self,
+        batch: &Batch,
+        outcomes: Vec<Result<Answer, SourceError>>,
+    ) -> Option<Vec<Option<Result<Answer, SourceError>>>> {
+        let size = batch.queries.len();
+        let demand =
+            |query: &Query| Demand { account: batch.account.clone(), query: query.clone() };
+        let of_all = match outcomes.first() {
+            Some(Err(error)) if outcomes.iter().all(Result::is_err) => Some(error),
+            _ => None,
+        };
+        let parts = match of_all {
+            Some(error @ (SourceError::Malformed { .. } | SourceError::TooLarge { .. })) => {
+                Some(divided(batch.queries.clone(), &error.to_string()))
+            }
+            // Perhaps nobody can tell which series is whose.
+            Some(SourceError::NotUnderstood { .. }) => {
+                Some(batch.queries.iter().map(|query| vec![query.clone()]).collect())
+            }
+            // That passes, or is one query's.
+            Some(SourceError::Unprocessable) => {
+                let mut was_repeated = false;
+                for query in &batch.queries {
+                    if let Some(entry) = self.entries.get_mut(&demand(query)) {
+                        was_repeated |= std::mem::replace(&mut entry.is_repeated, true);
+                    }
+                }
+                Some(if was_repeated {
+                    divided(batch.queries.clone(), "")
+                } else {
+                    vec![batch.queries.clone()]
+                })
+            }
+            _ => None,
+        };
+        if let Some(parts) = parts
+            && self.health.entry(batch.account.clone()).or_default().may_divide()
+        {
+            let account = &batch.account;
+            let of = |queries| Batch { account: account.clone(), queries };
+            self.again.extend(parts.into_iter().map(of));
+            return None;
+        }
+        // Smaller requests from then on, which grow again with each answer.
+        let company = match of_all {
+            Some(SourceError::TimedOut { .. }) => Some(size.isqrt()),
+            Some(SourceError::TooLarge { .. }) => Some(size / 2),
+            _ => None,
+        };
+        if let Some(company) = company {
+            for query in &batch.queries {
+                if let Some(entry) = self.entries.get_mut(&demand(query)) {
+                    let was_a_group = entry.company < usize::MAX;
+                    entry.company = if was_a_group { 1 } else { company.max(1) };
+                }
+            }
+        }
+        let is_missing: Vec<bool> = batch
+            .queries
+            .iter()
+            .zip(&outcomes)
+            .map(|(query, outcome)| {
+                let is_empty = outcome.as_ref().is_ok_and(|answer| {
+                    answer.series.iter().all(|series| series.points.is_empty())
+                });
+                is_empty && self.entries.get(&demand(query)).is_some_and(Entry::has_data)
+            })
+            .collect();
+        let missing = is_missing.iter().filter(|is_missing| **is_missing).count();
+        let is_outage = missing > MAX_MISSING.max(size / 2);
+        let host = || batch.account.host();
+        let outcomes = outcomes.into_iter().zip(is_missing).map(|(outcome, is_missing)| {
+            match (is_missing, is_outage) {
+                (false, _) => Some(outcome),
+                (true, false) => None,
+                (true, true) => {
+                    let what = format!("{missing} of {size} queries lost their data at once");
+                    Some(Err(SourceError::Outage { host: host(), what }))
+                }
+            }
+        });
+        Some(outcomes.collect())
     }
 
     fn settle_one(
@@ -167,6 +332,7 @@ impl Book {
         changes: &mut Vec<Change>,
     ) {
         let refresh = self.config.refresh;
+        let next_round = self.next_round(&demand.account, now);
         let Some(entry) = self.entries.get_mut(demand) else { return };
         if entry.turn != Turn::Fetching {
             return;
@@ -175,18 +341,60 @@ impl Book {
         let health = self.health.entry(demand.account.clone()).or_default();
         changes.extend(health.note(demand, &mut entry.trouble, failure.as_ref(), now, refresh));
 
+        entry.is_repeated = false;
+        match &failure {
+            None => {
+                // 1, 2, 4, … as many as there may be.
+                let grown = entry.company.saturating_mul(2);
+                let was_at_fault = entry.rejections > 0;
+                let is_whole = was_at_fault || grown >= self.config.batch_queries;
+                entry.company = if is_whole { usize::MAX } else { grown };
+                entry.rejections = 0;
+            }
+            // Alone it is at fault itself, if others have answers.
+            Some(SourceError::Malformed { .. } | SourceError::Unprocessable) => {
+                entry.company = 1;
+                let grows = health.has_answers(now, refresh);
+                entry.rejections = if grows { entry.rejections.saturating_add(1) } else { 1 };
+            }
+            Some(SourceError::NotUnderstood { .. }) => entry.company = 1,
+            Some(_) => {}
+        }
         entry.latest.send_modify(|latest| {
             let latest = Arc::make_mut(latest);
             latest.failure.clone_from(&failure);
             if let Ok(Answer { series, window_end_ms }) = outcome {
-                let reading = Reading { series, window_end_ms, taken_at: now, interval: refresh };
+                let reading = Reading {
+                    series,
+                    window_end_ms,
+                    taken_at: now,
+                    due_at: next_round,
+                    interval: refresh,
+                };
                 remember(&mut latest.readings, reading);
             }
         });
         let lasts_alone = entry.trouble.lasts_alone(now);
-        let due_at = now + failure.as_ref().map_or(refresh, |f| pause(f, lasts_alone, refresh));
+        let rejections = entry.rejections;
+        let due_at = match &failure {
+            None => next_round,
+            Some(failure) => match pause(failure, lasts_alone, rejections, refresh) {
+                pause if pause <= refresh => next_round,
+                pause => now + pause,
+            },
+        };
         let turn = Turn::Due(self.enter(due_at, demand));
         self.set_turn(demand, turn);
+    }
+
+    /// The first after `now`. An account that has none begins with `now`.
+    fn next_round(&mut self, account: &Arc<Account>, now: Instant) -> Instant {
+        let refresh = self.config.refresh;
+        let began_at = *self.rounds.entry(account.clone()).or_insert(now);
+        let since = now.saturating_duration_since(began_at).as_nanos();
+        let into_round = since % refresh.as_nanos().max(1);
+        let into_round = Duration::from_nanos(u64::try_from(into_round).unwrap_or_default());
+        now + refresh.saturating_sub(into_round)
     }
 
     /// See `Refresher::replace`.
@@ -221,6 +429,7 @@ impl Book {
                 continue;
             }
             // No verdict on the new keys yet: the readings stay, held from when they were due.
+            entry.company = usize::MAX;
             entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
             entry.trouble = Trouble::default();
             entry.turn = Turn::Due(self.enter(now, &heir));
@@ -250,6 +459,10 @@ impl Book {
     }
 }
 
+fn alone(demand: Demand) -> Batch {
+    Batch { account: demand.account, queries: vec![demand.query] }
+}
+
 /// Newest first. An older one is kept for the triggers that find more in it than in every newer
 /// one: points, or points of buckets that are full.
 fn remember(readings: &mut Vec<Arc<Reading>>, reading: Reading) {
@@ -261,8 +474,15 @@ fn remember(readings: &mut Vec<Arc<Reading>>, reading: Reading) {
 
 /// A spent rate limit is not asked again before its reset. A query that keeps timing out while
 /// others have answers is asked less often, for it takes a place that they could use.
-fn pause(failure: &SourceError, lasts_alone: bool, refresh: Duration) -> Duration {
+fn pause(failure: &SourceError, lasts_alone: bool, rejections: u32, refresh: Duration) -> Duration {
+    // The first may be a deployment that is corrected at once.
+    let doubled = 1 << rejections.saturating_sub(1).min(20);
     match failure {
+        SourceError::Malformed { .. } => {
+            refresh.saturating_mul(doubled).min(MAX_QUARANTINE).max(refresh)
+        }
+        // That comes and goes.
+        SourceError::Unprocessable => refresh.saturating_mul(doubled).min(MAX_PAUSE).max(refresh),
         SourceError::TimedOut { .. } if lasts_alone => (refresh * 4).min(MAX_PAUSE).max(refresh),
         SourceError::Throttled { limit: Some(limit), .. } => {
             limit.reset.map_or(refresh, |reset| reset.min(MAX_PAUSE).max(refresh))
@@ -276,12 +496,12 @@ mod tests {
     use secrecy::SecretString;
 
     use super::*;
-    use crate::demand::{Keys, Point, Query, Series, Window};
+    use crate::demand::{Keys, Point, Series};
 
     const REFRESH: Duration = Duration::from_secs(15);
 
     fn book() -> Book {
-        Book::new(Config { refresh: REFRESH, idle_after: Duration::from_mins(2) })
+        Book::new(Config { refresh: REFRESH, idle_after: Duration::from_mins(2), batch_queries: 1 })
     }
 
     fn demand(text: &str) -> Demand {
@@ -464,7 +684,8 @@ mod tests {
         let series =
             Series { scope: "*".into(), step: Some(Duration::from_secs(10)), nulls: 0, points };
         let series = vec![series].into();
-        Reading { series, window_end_ms, taken_at: Instant::now(), interval: REFRESH }
+        let taken_at = Instant::now();
+        Reading { series, window_end_ms, taken_at, due_at: taken_at + REFRESH, interval: REFRESH }
     }
 
     fn depths(readings: &[Arc<Reading>]) -> Vec<usize> {

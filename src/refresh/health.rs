@@ -16,7 +16,15 @@ pub(super) struct Health {
     succeeded_at: Option<Instant>,
     /// The failure that was last told, until a success.
     told: Option<SourceError>,
+    /// When a query last had an answer.
+    answered_at: Option<Instant>,
+    /// How often a request was divided since then.
+    divisions: u32,
 }
+
+/// Most divisions without an answer: one offender among 35 takes six. If none of the parts has an
+/// answer, it is not a query that is at fault.
+const MAX_DIVISIONS: u32 = 12;
 
 /// How a demand fares, beside its account.
 #[derive(Default)]
@@ -51,6 +59,9 @@ impl Health {
         now: Instant,
         refresh: Duration,
     ) -> Vec<Change> {
+        if failure.is_none() {
+            (self.answered_at, self.divisions) = (Some(now), 0);
+        }
         let Some(failure) = failure.filter(|failure| failure.concerns_account()) else {
             return self.note_answer(demand, std::mem::take(trouble).is_told, now);
         };
@@ -77,6 +88,17 @@ impl Health {
         let account = self.told.take().map(|_| Change::AccountRecovers(demand.account.clone()));
         let query = was_told.then(|| Change::QueryRecovers(demand.clone()));
         account.into_iter().chain(query).collect()
+    }
+
+    /// Whether queries have answers, within these two rounds.
+    pub(super) fn has_answers(&self, now: Instant, refresh: Duration) -> bool {
+        self.answered_at.is_some_and(|at| now <= at + refresh * 2)
+    }
+
+    /// Whether a request that failed as a whole is to be divided.
+    pub(super) fn may_divide(&mut self) -> bool {
+        self.divisions = self.divisions.saturating_add(1);
+        self.divisions <= MAX_DIVISIONS
     }
 
     /// Takes the place of an account with other keys: a success with the new ones ends what was

@@ -12,10 +12,10 @@ use url::Url;
 
 use super::{
     Answer, Batch, Source, SourceError,
-    outcome::{interpret, not_fetched},
+    outcome::{Outcomes, interpret, not_fetched},
 };
 use crate::{
-    demand::{Account, Keys, Query, Series, Window},
+    demand::{Account, Keys, Query, Window},
     http::{self, HeaderMap, HeaderName, HeaderValue, Response},
     metrics::Metrics,
 };
@@ -37,47 +37,45 @@ impl Datadog {
         Self { client, metrics, skewed: AtomicBool::new(false) }
     }
 
-    async fn read(&self, account: &Arc<Account>, query: &Query) -> Result<Answer, SourceError> {
-        let (from, to) = span(query.window, wall_clock());
-        let started_at = Instant::now();
-        let result = self.ask(account, query, from, to).await;
-        let outcome = result.as_ref().map_or_else(SourceError::outcome, |_| "ok");
-        self.metrics.requested(outcome, started_at.elapsed());
-        result.map(|series| Answer { series, window_end_ms: to.saturating_mul(1_000) })
-    }
-
+    /// One request.
     async fn ask(
         &self,
         account: &Arc<Account>,
-        query: &Query,
-        from: i64,
-        to: i64,
-    ) -> Result<Box<[Series]>, SourceError> {
+        queries: &[Query],
+        (from, to): (i64, i64),
+    ) -> Result<Outcomes, SourceError> {
         let host = || account.host();
         let Some(headers) = headers(account.keys()) else {
             return Err(SourceError::Refused { status: 401, host: host() });
         };
-        let url = url(account.base_url(), from, to, &query.text);
+        let texts: Vec<Arc<str>> = queries.iter().map(|query| query.text.clone()).collect();
+        let url = url(account.base_url(), from, to, &texts.join(","));
         let response =
             self.client.get(url, headers).await.map_err(|error| not_fetched(error, account))?;
         let skew = skew(&response, wall_clock());
         self.compare_clocks(skew, account);
-        let series = if response.body.len() > MAX_INLINE {
-            let (account, text) = (account.clone(), query.text.clone());
-            let read = move || interpret(&response, &account, &text);
+        let read = {
+            let account = account.clone();
+            move |response: &Response| {
+                let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
+                interpret(response, &account, &texts)
+            }
+        };
+        let outcomes = if response.body.len() > MAX_INLINE {
+            let read = move || read(&response);
             spawn_blocking(read).await.unwrap_or_else(|_| {
                 let what = "reading it failed; please report it".to_owned();
                 Err(SourceError::NotUnderstood { host: host(), what })
             })?
         } else {
-            interpret(&response, account, &query.text)?
+            read(&response)?
         };
         match skew.filter(|skew| *skew > MAX_SKEW) {
             // The window that was looked at is not the one that was meant.
-            Some(skew) if series.iter().all(|series| series.points.is_empty()) => {
+            Some(skew) if outcomes.iter().flatten().flatten().all(|s| s.points.is_empty()) => {
                 Err(SourceError::ClockSkew { host: host(), skew: skew.unsigned_abs() })
             }
-            _ => Ok(series),
+            _ => Ok(outcomes),
         }
     }
 
@@ -103,11 +101,24 @@ impl Datadog {
 
 impl Source for Datadog {
     async fn fetch(&self, batch: &Batch) -> Vec<Result<Answer, SourceError>> {
-        let mut results = Vec::with_capacity(batch.queries.len());
-        for query in &batch.queries {
-            results.push(self.read(&batch.account, query).await);
+        let Some(first) = batch.queries.first() else { return Vec::new() };
+        let (from, to) = span(first.window, wall_clock());
+        let started_at = Instant::now();
+        let result = self.ask(&batch.account, &batch.queries, (from, to)).await;
+        let error = match &result {
+            Ok(outcomes) => outcomes.iter().find_map(|outcome| outcome.as_ref().err()),
+            Err(error) => Some(error),
+        };
+        let outcome = error.map_or("ok", SourceError::outcome);
+        self.metrics.requested(outcome, started_at.elapsed());
+        let window_end_ms = to.saturating_mul(1_000);
+        match result {
+            Ok(outcomes) => outcomes
+                .into_iter()
+                .map(|series| series.map(|series| Answer { series, window_end_ms }))
+                .collect(),
+            Err(error) => vec![Err(error); batch.queries.len()],
         }
-        results
     }
 }
 

@@ -33,12 +33,15 @@ pub(super) fn not_fetched(error: HttpError, account: &Account) -> SourceError {
     }
 }
 
+/// What each query of a request has, in their order.
+pub(super) type Outcomes = Vec<Result<Box<[Series]>, SourceError>>;
+
 /// By the status first, and by the text only where the status does not tell.
 pub(super) fn interpret(
     response: &Response,
     account: &Account,
-    query: &str,
-) -> Result<Box<[Series]>, SourceError> {
+    queries: &[&str],
+) -> Result<Outcomes, SourceError> {
     let host = account.host();
     let outage = |what: &str| SourceError::Outage { host: account.host(), what: what.to_owned() };
     let reason = |fallback: &str| {
@@ -48,12 +51,17 @@ pub(super) fn interpret(
             .unwrap_or_else(|| fallback.to_owned())
     };
     Err(match response.status.as_u16() {
-        200 => match series::decode(&response.body, query, account) {
-            Ok(series) => return Ok(series),
-            Err(Unreadable::TooLarge(what)) => SourceError::TooLarge { what },
-            Err(Unreadable::NotUnderstood(what)) => SourceError::NotUnderstood { host, what },
-            Err(Unreadable::Rejected(words)) => rejected(&words, account, &response.headers),
-        },
+        200 => {
+            let unreadable = |why| match why {
+                Unreadable::TooLarge(what) => SourceError::TooLarge { what },
+                Unreadable::NotUnderstood(what) => {
+                    SourceError::NotUnderstood { host: account.host(), what }
+                }
+                Unreadable::Rejected(words) => rejected(&words, account, &response.headers),
+            };
+            let decoded = series::decode(&response.body, queries, account).map_err(unreadable)?;
+            return Ok(decoded.into_iter().map(|series| series.map_err(unreadable)).collect());
+        }
         400 => SourceError::Malformed { reason: reason("it gives no reason") },
         401 | 403 => SourceError::Refused { status: response.status.as_u16(), host },
         407 => {
@@ -143,7 +151,7 @@ mod tests {
 
     #[track_caller]
     fn check(status: u16, body: &str, message: &str) {
-        let error = interpret(&response(status, &[], body.as_bytes()), &account(), "avg:a{*}")
+        let error = interpret(&response(status, &[], body.as_bytes()), &account(), &["avg:a{*}"])
             .expect_err("it is an error");
         assert_eq!(error.to_string(), message);
     }
@@ -166,7 +174,7 @@ mod tests {
             (502, "\"Bad Gateway\"", outage("502")),
             (504, "<title>504</title>", outage("504")),
         ] {
-            let got = interpret(&response(status, &[], body.as_bytes()), &account(), "avg:a{*}");
+            let got = interpret(&response(status, &[], body.as_bytes()), &account(), &["avg:a{*}"]);
             assert_eq!(got, Err(expected));
         }
     }
@@ -239,7 +247,7 @@ mod tests {
             ("x-ratelimit-period", "3600"),
             ("x-ratelimit-reset", "84.2"),
         ];
-        let error = interpret(&response(429, &headers, b""), &account(), "q").unwrap_err();
+        let error = interpret(&response(429, &headers, b""), &account(), &["q"]).unwrap_err();
         assert_eq!(
             error.to_string(),
             "Datadog's rate limit is spent at api.datadoghq.eu: 1600 requests each 3600 s; \
@@ -272,7 +280,7 @@ mod tests {
             limit in "[ -~]{0,12}",
         ) {
             let headers = [("x-ratelimit-limit", &*limit), ("x-ratelimit-reset", &*limit)];
-            let _ = interpret(&response(status, &headers, &body), &account(), "avg:a{*}");
+            let _ = interpret(&response(status, &headers, &body), &account(), &["avg:a{*}"]);
         }
     }
 }

@@ -14,6 +14,8 @@ use crate::demand::{Account, Point, Series};
 const MAX_SERIES: usize = 5_000;
 /// Most points of one reading, over all its series; 16 bytes each.
 const MAX_POINTS: usize = 100_000;
+/// Most series of one reply, which has many readings; a client reads no more than 8 MiB of it.
+const MAX_LISTED: usize = 100_000;
 /// Most bytes that are kept of a scope.
 const MAX_SCOPE: usize = 256;
 
@@ -27,13 +29,16 @@ pub(super) enum Unreadable {
     NotUnderstood(String),
 }
 
-/// `query` is the text that was sent: a series of it is matched by `query_index`, never by its
-/// text, which Datadog rewrites.
+/// What each query of a request has, in their order.
+pub(super) type Decoded = Vec<Result<Box<[Series]>, Unreadable>>;
+
+/// `queries` are the texts that were sent, each of one query or of several. A series is matched by
+/// its `query_index`, never by its text, which Datadog rewrites.
 pub(super) fn decode(
     body: &[u8],
-    query: &str,
+    queries: &[&str],
     account: &Account,
-) -> Result<Box<[Series]>, Unreadable> {
+) -> Result<Decoded, Unreadable> {
     let Ok(reply) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(body) else {
         return Err(not_understood("it is not a JSON object"));
     };
@@ -50,40 +55,111 @@ pub(super) fn decode(
 
     let list = match reply.get("series") {
         None => List::default(),
-        Some(list) => read::<List<'_, MAX_SERIES>>(Some(list))
+        Some(list) => read::<List<'_, MAX_LISTED>>(Some(list))
             .ok_or_else(|| not_understood("its `series` is not a list"))?,
     };
-    if list.length > MAX_SERIES {
-        let what = format!("{} series, more than the {MAX_SERIES} that are kept", list.length);
-        return Err(Unreadable::TooLarge(what));
+    if list.length > MAX_LISTED {
+        return Err(too_many_series(list.length));
     }
 
-    let rollups: Vec<Option<Duration>> = grammar::split(query)
-        .unwrap_or_else(|| vec![query])
-        .into_iter()
-        .map(grammar::rollup)
-        .collect();
-    let mut series = Vec::with_capacity(list.items.len());
-    let (mut points, mut odd) = (0, 0);
+    let parts = Parts::of(queries);
+    let mut found: Vec<Found> = queries.iter().map(|_| Found::default()).collect();
     for raw in &list.items {
-        match decode_series(raw, &rollups, account)? {
-            Some((one, odd_points)) => {
-                points += one.points.len();
-                odd += odd_points;
-                series.push(one);
+        let fields: BTreeMap<String, &RawValue> = read(Some(raw)).unwrap_or_default();
+        let index = read::<usize>(fields.get("query_index").copied());
+        let place = parts.place(index).ok_or_else(|| {
+            not_understood("there is a series in it that is of none of the queries")
+        })?;
+        let found = &mut found[place];
+        found.count += 1;
+        if found.is_too_large() {
+            continue;
+        }
+        match decode_series(&fields, parts.rollup(index), parts.is_one(), account) {
+            Some(decoded) => {
+                found.points += decoded.series.points.len();
+                found.longest = found.longest.max(decoded.length);
+                found.odd += decoded.odd;
+                found.series.push(decoded.series);
             }
-            None => odd += 1,
-        }
-        if points > MAX_POINTS {
-            return Err(too_many_points());
+            None => found.odd += 1,
         }
     }
-    if points == 0 && odd > 0 {
-        return Err(not_understood(
-            "there are series in it, but none with a point that can be read",
-        ));
+    Ok(found.into_iter().map(Found::series).collect())
+}
+
+/// The single queries of a request, each with the place of the text that it stands in.
+struct Parts {
+    places: Vec<usize>,
+    rollups: Vec<Option<Duration>>,
+    texts: usize,
+}
+
+impl Parts {
+    fn of(texts: &[&str]) -> Self {
+        let mut parts = Self { places: Vec::new(), rollups: Vec::new(), texts: texts.len() };
+        for (place, text) in texts.iter().enumerate() {
+            for part in grammar::split(text).unwrap_or_else(|| vec![text]) {
+                parts.places.push(place);
+                parts.rollups.push(grammar::rollup(part));
+            }
+        }
+        parts
     }
-    Ok(series.into())
+
+    /// Of the text that a series belongs to. If there is only one, all do.
+    fn place(&self, index: Option<usize>) -> Option<usize> {
+        if self.texts == 1 { Some(0) } else { self.places.get(index?).copied() }
+    }
+
+    fn rollup(&self, index: Option<usize>) -> Option<Duration> {
+        match &*self.rollups {
+            [one] => *one,
+            several => *several.get(index?)?,
+        }
+    }
+
+    /// Else the answer is padded with nulls to the finest step among them.
+    fn is_one(&self) -> bool {
+        self.rollups.len() == 1
+    }
+}
+
+/// What was found of one text.
+#[derive(Default)]
+struct Found {
+    series: Vec<Series>,
+    /// How many there are, readable or not.
+    count: usize,
+    /// With a value.
+    points: usize,
+    /// Points of one series, with a value or without.
+    longest: usize,
+    /// Series and points that cannot be read.
+    odd: usize,
+}
+
+impl Found {
+    fn is_too_large(&self) -> bool {
+        self.count > MAX_SERIES || self.points.max(self.longest) > MAX_POINTS
+    }
+
+    fn series(self) -> Result<Box<[Series]>, Unreadable> {
+        if self.count > MAX_SERIES {
+            return Err(too_many_series(self.count));
+        }
+        if self.points.max(self.longest) > MAX_POINTS {
+            let what = format!("more than the {MAX_POINTS} points that are kept");
+            return Err(Unreadable::TooLarge(what));
+        }
+        let is_empty = self.series.iter().all(|series| series.points.is_empty());
+        if is_empty && self.odd > 0 {
+            return Err(not_understood(
+                "there are series in it, but none with a point that can be read",
+            ));
+        }
+        Ok(self.series.into())
+    }
 }
 
 /// What the reply says is wrong; empty if nothing is. `error` is a text, `errors` a list of texts.
@@ -102,19 +178,24 @@ fn words(reply: &BTreeMap<String, &RawValue>) -> Result<String, Unreadable> {
     Ok(words.join("; ").trim_matches([' ', ';']).to_owned())
 }
 
-/// With the number of its points that cannot be read; `None` if it is not a series.
-fn decode_series(
-    raw: &RawValue,
-    rollups: &[Option<Duration>],
-    account: &Account,
-) -> Result<Option<(Series, usize)>, Unreadable> {
-    let fields: Option<BTreeMap<String, &RawValue>> = read(Some(raw));
-    let field = |name| fields.as_ref().and_then(|fields| fields.get(name)).copied();
-    let Some(list) = read::<List<'_, MAX_POINTS>>(field("pointlist")) else { return Ok(None) };
-    if list.length > MAX_POINTS {
-        return Err(too_many_points());
-    }
+struct DecodedSeries {
+    series: Series,
+    /// Points in the list.
+    length: usize,
+    /// Points that cannot be read.
+    odd: usize,
+}
 
+/// `None` if it is not a series.
+fn decode_series(
+    fields: &BTreeMap<String, &RawValue>,
+    rollup: Option<Duration>,
+    is_alone: bool,
+    account: &Account,
+) -> Option<DecodedSeries> {
+    let field = |name| fields.get(name).copied();
+    let list = read::<List<'_, MAX_POINTS>>(field("pointlist"))?;
+    let length = list.length;
     let (mut nulls, mut odd) = (0, 0);
     let mut points = Vec::with_capacity(list.items.len());
     for raw in list.items {
@@ -128,18 +209,16 @@ fn decode_series(
     }
     points.sort_by_key(|point| point.at_ms);
 
-    let rollup = match rollups {
-        [one] => *one,
-        several => read::<usize>(field("query_index")).and_then(|i| *several.get(i)?),
-    };
     let step = rollup.or_else(|| smallest_gap(&points)).or_else(|| {
         // Seconds, whatever the API's specification says: a recorded answer of a day has 300.
-        read::<u64>(field("interval")).filter(|s| *s > 0).map(Duration::from_secs)
+        let interval = read::<u64>(field("interval")).filter(|s| is_alone && *s > 0);
+        interval.map(Duration::from_secs)
     });
     let scope = read::<String>(field("scope")).unwrap_or_default();
     let mut scope = account.redact(&scope);
     scope.truncate(scope.floor_char_boundary(MAX_SCOPE));
-    Ok(Some((Series { scope: scope.into(), step, nulls, points: points.into() }, odd)))
+    let series = Series { scope: scope.into(), step, nulls, points: points.into() };
+    Some(DecodedSeries { series, length, odd })
 }
 
 /// The width of the buckets as the points show it: a batch and an arithmetic query are padded
@@ -158,8 +237,8 @@ fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
     serde_json::from_str(raw?.get()).ok()
 }
 
-fn too_many_points() -> Unreadable {
-    Unreadable::TooLarge(format!("more than the {MAX_POINTS} points that are kept"))
+fn too_many_series(count: usize) -> Unreadable {
+    Unreadable::TooLarge(format!("{count} series, more than the {MAX_SERIES} that are kept"))
 }
 
 fn not_understood(what: &str) -> Unreadable {
@@ -174,7 +253,7 @@ mod tests {
     use crate::source::scripted::account;
 
     fn decode(body: &[u8], query: &str) -> Result<Box<[Series]>, Unreadable> {
-        super::decode(body, query, &account())
+        super::decode(body, &[query], &account())?.pop().expect("one query has one outcome")
     }
 
     /// Scope, step in seconds and values of each series.
@@ -212,6 +291,32 @@ mod tests {
         let body = r#"{"status":"ok","series":[{"scope":"env:x","interval":20,
             "pointlist":[[1000.0,1],[2000,null],[3000.0,2.5],[4000.0,null]]}]}"#;
         check(body, &[("env:x", Some(2), &[1.0, 2.5])]);
+    }
+
+    #[test]
+    fn series_of_several_queries_are_told_apart_by_their_index() {
+        let queries = ["avg:a{*}", "avg:b{*}.rollup(avg, 60),avg:c{*} by {x}", "avg:d{*}", "e{*}"];
+        let body = r#"{"status":"ok","series":[
+            {"query_index":2,"scope":"x:2","pointlist":[[0,3]]},
+            {"query_index":0,"scope":"a","interval":20,"pointlist":[[0,1]]},
+            {"query_index":1,"scope":"b","pointlist":[[0,2],[10000,null]]},
+            {"query_index":4,"scope":"e","pointlist":[["odd"]]},
+            {"query_index":2,"scope":"x:1","pointlist":[[0,4],[5000,null],[20000,5]]}]}"#;
+        let decoded = super::decode(body.as_bytes(), &queries, &account()).unwrap();
+        let shown = decoded.iter().map(|series| match series {
+            Ok(series) => series
+                .iter()
+                .map(|s| format!("{} {:?}", s.scope, s.step.map(|step| step.as_secs())))
+                .collect::<Vec<_>>()
+                .join(", "),
+            Err(_) => "unreadable".to_owned(),
+        });
+        let expected = ["a None", "x:2 None, b Some(60), x:1 Some(20)", "", "unreadable"];
+        assert_eq!(shown.collect::<Vec<_>>(), expected);
+        for stranger in [r#"{"pointlist":[[0,1]]}"#, r#"{"query_index":5,"pointlist":[[0,1]]}"#] {
+            let body = format!(r#"{{"status":"ok","series":[{stranger}]}}"#);
+            assert!(super::decode(body.as_bytes(), &queries, &account()).is_err());
+        }
     }
 
     #[test]
@@ -320,6 +425,66 @@ mod tests {
         // However little there is in them.
         let points = vec!["1"; MAX_POINTS + 1].join(",");
         assert!(too_large(&format!(r#"{{"status":"ok","series":[{{"pointlist":[{points}]}}]}}"#)));
+    }
+
+    /// A query as Datadog knows it: a step in seconds, whether it says so, and the values of each
+    /// of its series.
+    type Known = (u64, bool, Vec<Vec<Option<f64>>>);
+
+    fn text(n: usize, (step, says_so, _): &Known) -> String {
+        let rollup = if *says_so { format!(".rollup(avg, {step})") } else { String::new() };
+        format!("avg:a{n}{{*}}{rollup}")
+    }
+
+    /// Datadog's reply, in which a point without a value is left out, or null where several
+    /// queries are padded to the finest step among them.
+    fn reply(queries: &[&Known]) -> String {
+        let finest = queries.iter().map(|(step, ..)| *step).min().unwrap_or(1);
+        let mut all = Vec::new();
+        for (index, (step, _, series)) in queries.iter().enumerate() {
+            for (n, values) in series.iter().enumerate() {
+                let mut points = Vec::new();
+                for (place, value) in (0u64..).zip(values) {
+                    let at = place * step * 1_000;
+                    if let Some(value) = value {
+                        points.push(format!("[{at},{value}]"));
+                    }
+                    let padding = (1..step / finest).map(|n| at + n * finest * 1_000);
+                    points.extend(padding.map(|at| format!("[{at},null]")));
+                }
+                all.push(format!(
+                    r#"{{"query_index":{index},"scope":"n:{n}","pointlist":[{}]}}"#,
+                    points.join(",")
+                ));
+            }
+        }
+        format!(r#"{{"status":"ok","series":[{}]}}"#, all.join(","))
+    }
+
+    fn known() -> impl Strategy<Value = Known> {
+        let value = proptest::option::of(-1e6..1e6);
+        let series = proptest::collection::vec(proptest::collection::vec(value, 0..12), 0..4);
+        (prop::sample::select(vec![1u64, 5, 10, 20, 60]), any::<bool>(), series)
+    }
+
+    proptest! {
+        #[test]
+        fn a_query_reads_the_same_alone_and_in_company(
+            queries in proptest::collection::vec(known(), 1..6),
+        ) {
+            let texts: Vec<String> = queries.iter().enumerate().map(|(n, q)| text(n, q)).collect();
+            let sent: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let all: Vec<&Known> = queries.iter().collect();
+            let together = super::decode(reply(&all).as_bytes(), &sent, &account()).unwrap();
+            prop_assert_eq!(together.len(), queries.len());
+            for ((text, query), together) in texts.iter().zip(&queries).zip(together) {
+                let alone = decode(reply(&[query]).as_bytes(), text).unwrap();
+                let shown = |series: &[Series]| -> Vec<_> {
+                    series.iter().map(|s| (s.scope.clone(), s.step, s.points.clone())).collect()
+                };
+                prop_assert_eq!(shown(&together.unwrap()), shown(&alone));
+            }
+        }
     }
 
     proptest! {

@@ -76,7 +76,7 @@ impl Trigger {
         };
 
         let held_for = |active| self.held_for(active, newest.interval, default_hold);
-        let late = |reading: &Reading| now.saturating_duration_since(reading.due_at());
+        let late = |reading: &Reading| now.saturating_duration_since(reading.due_at);
         // Nobody asked for a while: what is known is old, but no failure keeps it from being
         // read again.
         let overdue = failure.is_none() && late(newest) > held_for(false);
@@ -210,6 +210,7 @@ mod tests {
             series: series.collect(),
             window_end_ms: 100_000,
             taken_at,
+            due_at: taken_at + REFRESH,
             interval: REFRESH,
         })
     }

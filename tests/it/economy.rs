@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use serde_json::json;
 use tokio::time::sleep;
 
 use crate::{
     engine::Engine,
-    harness::{FakeDatadog, Reply, Server, object},
+    harness::{FakeDatadog, Reply, Server, config, object, soon},
 };
 
 #[tokio::test]
@@ -67,4 +68,38 @@ async fn triggers_that_read_one_query_differently_share_its_reading() {
     // Another window is another question.
     keda.value(&object(&[("age", "600")])).await.unwrap();
     assert_eq!(datadog.asked().len(), 2);
+}
+
+/// A Datadog that answers each query of a list, as its `query_index` says: 1 for the first letter
+/// of the alphabet, and so on.
+fn letters(asked: &crate::harness::Asked) -> Reply {
+    let values = asked.query.split(',').enumerate().map(|(index, query)| {
+        let letter = query.as_bytes()[4];
+        json!({"query_index": index, "scope": "*", "pointlist": [[0, letter - b'a' + 1]]})
+    });
+    Reply::json(200, &json!({"status": "ok", "series": values.collect::<Vec<_>>()}))
+}
+
+#[tokio::test]
+async fn several_queries_travel_in_one_request_and_each_has_its_own_value() {
+    let datadog = FakeDatadog::start(letters).await;
+    let mut config = config(&datadog.url);
+    config.refresh.refresh = Duration::from_secs(1);
+    let server = Server::start_with(config).await;
+    let mut keda = server.client().await;
+    let queries = [("avg:a{*}", 1.0), ("avg:c{*},avg:d{*}", 7.0), ("avg:b{*}", 2.0)];
+    let of = |query| object(&[("query", query), ("queryAggregator", "sum")]);
+    for (query, value) in queries {
+        assert_eq!(keda.value(&of(query)).await.unwrap(), value);
+    }
+    let all_together = async {
+        while !datadog.asked().iter().any(|asked| asked.query.split(',').count() == 4) {
+            datadog.was_asked(datadog.asked().len() + 1).await;
+        }
+    };
+    soon(all_together).await;
+    datadog.was_asked(datadog.asked().len() + 1).await;
+    for (query, value) in queries {
+        assert_eq!(keda.value(&of(query)).await.unwrap(), value);
+    }
 }
