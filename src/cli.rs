@@ -22,7 +22,9 @@ mod check;
 mod values;
 
 pub use check::Check;
-use values::{a_second_or_more, address, at_least_one, base_url, duration, loopback, positive};
+use values::{
+    a_second_or_more, address, at_least_one, base_url, duration, loopback, positive, share,
+};
 
 /// A KEDA external scaler for Datadog: any number of triggers from few requests
 #[derive(Debug, Parser)]
@@ -118,6 +120,23 @@ pub struct Engine {
     /// Most queries in one request to Datadog; 1 reads each by itself
     #[arg(long, env = "SCALER_BATCH_QUERIES", value_name = "QUERIES", default_value = "35", value_parser = at_least_one)]
     batch_queries: usize,
+
+    /// What may be used of that part of Datadog's rate limit which others leave
+    #[arg(long, env = "SCALER_RATE_SHARE", value_name = "SHARE", default_value = "0.8", value_parser = share)]
+    rate_share: f64,
+
+    /// The longest that a reading may be put off when the rate limit is short; queries that do not
+    /// fit even so are refused
+    #[arg(long, env = "SCALER_MAX_ROUND", value_name = "DURATION", default_value = "4m", value_parser = a_second_or_more)]
+    max_round: Duration,
+
+    /// Most queries that are known, in all
+    #[arg(long, env = "SCALER_MAX_DEMANDS", value_name = "QUERIES", default_value = "20000", value_parser = at_least_one)]
+    max_demands: usize,
+
+    /// Most queries of one namespace that are known
+    #[arg(long, env = "SCALER_MAX_DEMANDS_PER_NAMESPACE", value_name = "QUERIES", default_value = "5000", value_parser = at_least_one)]
+    max_demands_per_namespace: usize,
 }
 
 /// What decides over an answer, in `check` too.
@@ -297,6 +316,10 @@ impl Engine {
             refresh: self.rules.refresh,
             idle_after: self.idle_after,
             batch_queries: self.batch_queries,
+            rate_share: self.rate_share,
+            max_round: self.max_round,
+            max_demands: self.max_demands,
+            max_demands_per_namespace: self.max_demands_per_namespace,
         }
     }
 

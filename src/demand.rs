@@ -60,10 +60,6 @@ pub struct Reading {
     pub window_end_ms: i64,
     /// When the answer had come in.
     pub taken_at: Instant,
-    /// When the next one falls due: at the next round of its account, `interval` later at most.
-    pub due_at: Instant,
-    /// How often it is read.
-    pub interval: Duration,
 }
 
 /// One line of a graph: a query, or one group of a `by {tag}` query.

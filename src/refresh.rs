@@ -22,12 +22,14 @@ use crate::{
     source::{Source, SourceError},
 };
 
+mod snapshot;
 mod book;
 mod travel;
 mod health;
 mod worker;
 
 use book::Book;
+pub use snapshot::{DemandState, DemandStatus, OrganisationStatus, Snapshot};
 pub use worker::Worker;
 
 /// The handle: asks for readings. Cheap to clone.
@@ -44,9 +46,25 @@ pub struct Config {
     pub idle_after: Duration,
     /// Most queries in one request; at least 1.
     pub batch_queries: usize,
+    /// What may be used of that part of a rate limit which others leave: above 0, at most 1.
+    pub rate_share: f64,
+    /// The longest that a refresh may be put off for want of requests.
+    pub max_round: Duration,
+    /// Most demands that are known, in all and of one namespace.
+    pub max_demands: usize,
+    pub max_demands_per_namespace: usize,
 }
 
-/// What is known of a demand. Both empty: nothing yet.
+/// Who wants a reading.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// The ScaledObject's; requests are shared out fairly among namespaces.
+    pub namespace: &'a str,
+    /// Whether the width of the buckets must be known, even of a lone point.
+    pub needs_step: bool,
+}
+
+/// What is known of a demand. Neither readings nor a failure: nothing yet.
 #[derive(Clone, Debug, Default)]
 pub struct Latest {
     /// Answers, newest first. An older one is kept only where there is more in it than in every
@@ -54,6 +72,8 @@ pub struct Latest {
     pub readings: Vec<Arc<Reading>>,
     /// Why the newest attempt gave no answer; `None` if it gave one.
     pub failure: Option<SourceError>,
+    /// How long after a success the next reading falls due.
+    pub interval: Duration,
 }
 
 /// What whoever asked makes of the `Latest`.
@@ -94,8 +114,8 @@ pub fn new<S: Source>(config: Config, source: S, metrics: Arc<Metrics>) -> (Refr
 impl Refresher {
     /// Declares interest in a demand, and follows what is known of it. The demand is kept fresh
     /// as long as the receiver lives. The channel closes when its account is withdrawn.
-    pub fn watch(&self, demand: &Demand) -> watch::Receiver<Arc<Latest>> {
-        let (receiver, due) = self.shared.book().ask(demand, Instant::now());
+    pub fn watch(&self, demand: &Demand, asker: Asker<'_>) -> watch::Receiver<Arc<Latest>> {
+        let (receiver, due) = self.shared.book().ask(demand, asker, Instant::now());
         if due {
             self.shared.wake.notify_one();
         }
@@ -107,10 +127,11 @@ impl Refresher {
     pub async fn read<T, E>(
         &self,
         demand: &Demand,
+        asker: Asker<'_>,
         deadline: Instant,
         judge: impl Fn(&Latest, Instant) -> Verdict<T, E>,
     ) -> Result<T, Unread<E>> {
-        let mut latest = self.watch(demand);
+        let mut latest = self.watch(demand, asker);
         loop {
             // A clone, since judging may take a while, and the writer would wait.
             let known = latest.borrow_and_update().clone();

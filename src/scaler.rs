@@ -15,8 +15,8 @@ use crate::{
         GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, IsActiveResponse, MetricSpec,
         MetricValue, ScaledObjectRef, external_scaler_server::ExternalScaler,
     },
-    refresh::{Refresher, Unread},
-    trigger::{Advice, Measure, Subject, Trigger},
+    refresh::{Asker, Refresher, Unread},
+    trigger::{Advice, Measure, PointOffset, Subject, Trigger},
 };
 
 mod status;
@@ -188,7 +188,11 @@ impl Shared {
         let judge = |latest: &_, now| trigger.judge(latest, now, self.config.hold);
         loop {
             let demand = self.demand(&trigger)?;
-            match self.refresher.read(&demand, deadline, judge).await {
+            match self
+                .refresher
+                .read(&demand, asker(&object.namespace, &trigger), deadline, judge)
+                .await
+            {
                 Ok(measure) => return Ok(measure),
                 Err(Unread::Failed(unanswered)) => return Err(Failure::Unanswered(unanswered)),
                 Err(Unread::TimedOut) => {
@@ -234,7 +238,7 @@ impl Shared {
         understood: Result<Trigger, Failure>,
     ) -> Result<OpenStream, Status> {
         match understood {
-            Ok(trigger) => Ok(OpenStream::new(trigger, method, self.metrics.clone())),
+            Ok(trigger) => Ok(OpenStream::new(trigger, object, method, self.metrics.clone())),
             Err(failure) => {
                 self.metrics.stream_refused(method, failure.code_name());
                 self.journal.failed(object, &failure);
@@ -242,6 +246,11 @@ impl Shared {
             }
         }
     }
+}
+
+fn asker<'a>(namespace: &'a str, trigger: &Trigger) -> Asker<'a> {
+    let needs_step = trigger.reckoning.offset == PointOffset::Auto;
+    Asker { namespace, needs_step }
 }
 
 fn query(trigger: &Trigger) -> Result<&Query, Failure> {

@@ -15,10 +15,8 @@ mod scripted;
 
 /// Something that can be asked for readings.
 pub trait Source: Send + Sync + 'static {
-    /// One result for each query of the batch, in its order. Ends within the request timeout of
-    /// each.
-    fn fetch(&self, batch: &Batch)
-    -> impl Future<Output = Vec<Result<Answer, SourceError>>> + Send;
+    /// Asks once. Ends within the request timeout.
+    fn fetch(&self, batch: &Batch) -> impl Future<Output = Reply> + Send;
 }
 
 /// Queries of one account and one window, to be read together.
@@ -26,6 +24,15 @@ pub trait Source: Send + Sync + 'static {
 pub struct Batch {
     pub account: Arc<Account>,
     pub queries: Vec<Query>,
+}
+
+/// What came of one request.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// One for each query of the batch, in its order.
+    pub outcomes: Vec<Result<Answer, SourceError>>,
+    /// What was said of the rate limit, with an answer or an error.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// What came back for one query. No series, or none with a point, means that there is no
@@ -47,7 +54,7 @@ pub enum SourceError {
          may read metrics (`timeseries_query`)"
     )]
     Refused { status: u16, host: String },
-    #[error("Datadog's rate limit is spent at {host}{}; read less often (`--refresh`), or ask Datadog for more", .limit.map(RateLimit::describe).unwrap_or_default())]
+    #[error("Datadog's rate limit is spent at {host}{}; read less often (`--refresh`), or ask Datadog for more", .limit.as_ref().map(RateLimit::describe).unwrap_or_default())]
     Throttled { host: String, limit: Option<RateLimit> },
     /// Comes and goes for sound queries: kedacore/keda#7246.
     #[error(
@@ -78,12 +85,16 @@ pub enum SourceError {
     NotUnderstood { host: String, what: String },
 }
 
-/// What `X-RateLimit-*` says: `limit` requests each `period`, which ends in `reset`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What `X-RateLimit-*` says: `limit` requests each `period`, of which `remaining` are left and
+/// which ends in `reset`. <https://docs.datadoghq.com/api/latest/rate-limits/>
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RateLimit {
     pub limit: Option<u64>,
     pub period: Option<Duration>,
+    pub remaining: Option<u64>,
     pub reset: Option<Duration>,
+    /// Which limit it is.
+    pub name: Option<Box<str>>,
 }
 
 impl SourceError {
@@ -131,7 +142,7 @@ impl SourceError {
 }
 
 impl RateLimit {
-    fn describe(self) -> String {
+    fn describe(&self) -> String {
         let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs());
         let limit = match (self.limit, seconds(self.period)) {
             (Some(limit), Some(period)) => format!(": {limit} requests each {period} s"),

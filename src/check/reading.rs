@@ -72,7 +72,7 @@ impl<S: Source> Asking<S> {
         };
         let host = account.host();
         let demand = Demand { account, query: query.clone() };
-        let fetched = self.fetches.get(&self.source, demand, server.refresh).await;
+        let fetched = self.fetches.get(&self.source, demand).await;
         let took_ms = fetched.took.as_secs_f64() * 1_000.0;
         let request = Request { host, keys: self.keys.clone(), took_ms };
         let reckoning = judge(trigger, &fetched, server, examined);
@@ -89,11 +89,11 @@ impl<S: Source> Asking<S> {
 const MAX_KNOWN: usize = 100;
 
 impl Fetches {
-    async fn get(&mut self, source: &impl Source, demand: Demand, refresh: Duration) -> Fetched {
+    async fn get(&mut self, source: &impl Source, demand: Demand) -> Fetched {
         if let Some(fetched) = self.known.get(&demand).or(self.of_all.as_ref()) {
             return fetched.clone();
         }
-        let fetched = fetch(source, &demand, refresh).await;
+        let fetched = fetch(source, &demand).await;
         if fetched.is_of_all() {
             self.of_all = Some(fetched.clone());
         }
@@ -117,23 +117,17 @@ impl Fetched {
 }
 
 /// Once, without the engine.
-async fn fetch(source: &impl Source, demand: &Demand, refresh: Duration) -> Fetched {
+async fn fetch(source: &impl Source, demand: &Demand) -> Fetched {
     let batch = Batch { account: demand.account.clone(), queries: vec![demand.query.clone()] };
     let started_at = Instant::now();
-    let result = source.fetch(&batch).await.pop().unwrap_or_else(|| {
+    let result = source.fetch(&batch).await.outcomes.pop().unwrap_or_else(|| {
         let what = "nothing came of the request; please report it".to_owned();
         Err(SourceError::NotUnderstood { host: demand.account.host(), what })
     });
     let ended_at = Instant::now();
     let result = result.map(|answer| {
         let (series, window_end_ms) = (answer.series, answer.window_end_ms);
-        Arc::new(Reading {
-            series,
-            window_end_ms,
-            taken_at: ended_at,
-            due_at: ended_at + refresh,
-            interval: refresh,
-        })
+        Arc::new(Reading { series, window_end_ms, taken_at: ended_at })
     });
     Fetched { result, ended_at, took: ended_at - started_at }
 }
@@ -157,9 +151,10 @@ fn judge(
             ),
         );
     }
-    let latest = match &fetched.result {
-        Ok(reading) => Latest { readings: vec![reading.clone()], failure: None },
-        Err(error) => Latest { readings: Vec::new(), failure: Some(error.clone()) },
+    let latest = Latest {
+        readings: fetched.result.iter().cloned().collect(),
+        failure: fetched.result.as_ref().err().cloned(),
+        interval: server.refresh,
     };
     match trigger.judge(&latest, fetched.ended_at, server.hold) {
         Verdict::Known(Measure { value, active })

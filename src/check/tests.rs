@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::*;
 use crate::{
     demand::{Account, Keys, Point, Series},
-    source::{Answer, Batch, SourceError},
+    source::{Answer, Batch, Reply, SourceError},
 };
 
 mod good;
@@ -33,11 +33,12 @@ struct Scripted {
 }
 
 impl Source for Scripted {
-    async fn fetch(&self, batch: &Batch) -> Vec<Result<Answer, SourceError>> {
+    async fn fetch(&self, batch: &Batch) -> Reply {
         self.requests.fetch_add(1, Ordering::Relaxed);
         sleep(self.takes).await;
         let answer = |series: Vec<Series>| Answer { series: series.into(), window_end_ms: NOW_MS };
-        batch.queries.iter().map(|_| (self.script)().map(answer)).collect()
+        let outcomes = batch.queries.iter().map(|_| (self.script)().map(answer)).collect();
+        Reply { outcomes, rate_limit: None }
     }
 }
 

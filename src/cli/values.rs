@@ -44,6 +44,13 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    match text.trim().parse() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("must be a number above 0 and at most 1, such as `0.8`".to_owned()),
+    }
+}
+
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| "must be an address such as `127.0.0.1:9090` or `[::]:9090`".to_owned())
@@ -115,6 +122,10 @@ mod tests {
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
         for odd in ["15", "-1s", "soon", "", "25h", "9999999999h"] {
             assert!(duration(odd).is_err(), "{odd}");
+        }
+        assert!(share("0.5").is_ok() && share("1").is_ok());
+        for odd in ["0", "1.1", "-1", "NaN", ""] {
+            assert!(share(odd).is_err(), "{odd}");
         }
         assert!(positive("0s").is_err());
         assert!(a_second_or_more("999ms").is_err() && a_second_or_more("1s").is_ok());

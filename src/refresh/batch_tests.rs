@@ -8,9 +8,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::*;
 use crate::{
     demand::{Keys, Point, Query, Series, Window},
-    source::{Answer, Batch},
+    source::{Answer, Batch, RateLimit, Reply},
 };
 
+const ASKER: Asker<'_> = Asker { namespace: "shop", needs_step: false };
 const REFRESH: Duration = Duration::from_secs(15);
 
 /// What Datadog makes of a request at so many seconds after the start: one outcome for each query,
@@ -27,7 +28,7 @@ struct Scripted {
 }
 
 impl Source for Scripted {
-    async fn fetch(&self, batch: &Batch) -> Vec<Result<Answer, SourceError>> {
+    async fn fetch(&self, batch: &Batch) -> Reply {
         let at = self.started_at.elapsed().as_secs();
         let texts: Vec<&str> = batch.queries.iter().map(|query| &*query.text).collect();
         let asked = texts.iter().map(|text| (*text).to_owned()).collect();
@@ -39,7 +40,8 @@ impl Source for Scripted {
             let series = vec![Series { scope: "*".into(), step: None, nulls: 0, points }];
             Answer { series: series.into(), window_end_ms: 0 }
         };
-        outcomes.into_iter().map(|outcome| outcome.map(answer)).collect()
+        let outcomes = outcomes.into_iter().map(|outcome| outcome.map(answer)).collect();
+        Reply { outcomes, rate_limit: ample() }
     }
 }
 
@@ -57,8 +59,15 @@ impl Engine {
     fn start(script: Script, queries: impl IntoIterator<Item = String>) -> Self {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let source = Scripted { script, started_at: Instant::now(), requests: requests.clone() };
-        let config =
-            Config { refresh: REFRESH, idle_after: Duration::from_mins(2), batch_queries: 35 };
+        let config = Config {
+            refresh: REFRESH,
+            idle_after: Duration::from_mins(2),
+            batch_queries: 35,
+            rate_share: 0.8,
+            max_round: Duration::from_mins(4),
+            max_demands: 1000,
+            max_demands_per_namespace: 1000,
+        };
         let (refresher, worker) = new(config, source, Arc::new(Metrics::new()));
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -82,7 +91,7 @@ impl Engine {
             account: self.account.clone(),
             query: Query { text: query.as_str().into(), window },
         };
-        self.watched.insert(query, self.refresher.watch(&demand));
+        self.watched.insert(query, self.refresher.watch(&demand, ASKER));
     }
 
     /// Sizes of the requests since the last look.
@@ -362,4 +371,15 @@ async fn when_many_are_missing_at_once_it_is_an_outage() {
     let what = "7 of 10 queries lost their data at once".to_owned();
     let outage = SourceError::Outage { host: "dd".into(), what };
     assert_eq!(queries(10).find_map(|query| engine.failure(&query)), Some(outage));
+}
+
+/// A rate limit that nobody reaches.
+fn ample() -> Option<RateLimit> {
+    Some(RateLimit {
+        limit: Some(1_000_000),
+        period: Some(Duration::from_hours(1)),
+        remaining: Some(1_000_000),
+        reset: Some(Duration::from_hours(1)),
+        name: None,
+    })
 }

@@ -10,7 +10,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Config, Latest,
+    Asker, Config, Latest,
     health::{Change, Health, Trouble},
     travel::{Class, Filling, Load, divided},
 };
@@ -121,6 +121,7 @@ impl Book {
     pub(super) fn ask(
         &mut self,
         demand: &Demand,
+        _asker: Asker<'_>,
         now: Instant,
     ) -> (watch::Receiver<Arc<Latest>>, bool) {
         if self.replaced.contains(&demand.account) {
@@ -364,13 +365,8 @@ impl Book {
             let latest = Arc::make_mut(latest);
             latest.failure.clone_from(&failure);
             if let Ok(Answer { series, window_end_ms }) = outcome {
-                let reading = Reading {
-                    series,
-                    window_end_ms,
-                    taken_at: now,
-                    due_at: next_round,
-                    interval: refresh,
-                };
+                let reading = Reading { series, window_end_ms, taken_at: now };
+                latest.interval = refresh;
                 remember(&mut latest.readings, reading);
             }
         });
@@ -498,10 +494,19 @@ mod tests {
     use super::*;
     use crate::demand::{Keys, Point, Series};
 
+    const ASKER: Asker<'_> = Asker { namespace: "shop", needs_step: false };
     const REFRESH: Duration = Duration::from_secs(15);
 
     fn book() -> Book {
-        Book::new(Config { refresh: REFRESH, idle_after: Duration::from_mins(2), batch_queries: 1 })
+        Book::new(Config {
+            refresh: REFRESH,
+            idle_after: Duration::from_mins(2),
+            batch_queries: 1,
+            rate_share: 0.8,
+            max_round: Duration::from_mins(4),
+            max_demands: 1000,
+            max_demands_per_namespace: 1000,
+        })
     }
 
     fn demand(text: &str) -> Demand {
@@ -557,7 +562,7 @@ mod tests {
     #[test]
     fn an_outage_is_told_once_for_all_queries_of_an_account() {
         let (mut book, now) = (book(), Instant::now());
-        let _watched = ["a", "b"].map(|text| book.ask(&demand(text), now).0);
+        let _watched = ["a", "b"].map(|text| book.ask(&demand(text), ASKER, now).0);
         let mut at = |outcome: &dyn Fn(&str) -> Result<Answer, SourceError>, rounds: u32| {
             round(&mut book, now + REFRESH * rounds, outcome)
         };
@@ -572,7 +577,7 @@ mod tests {
     #[test]
     fn a_query_that_fails_alone_is_told_by_itself() {
         let (mut book, now) = (book(), Instant::now());
-        let _watched = ["slow", "sound"].map(|text| book.ask(&demand(text), now).0);
+        let _watched = ["slow", "sound"].map(|text| book.ask(&demand(text), ASKER, now).0);
         let slow_fails = |text: &str| if text == "slow" { Err(outage()) } else { Ok(answer()) };
         let mut at = |outcome: &dyn Fn(&str) -> Result<Answer, SourceError>, tenths: u32| {
             round(&mut book, now + REFRESH * tenths / 10, outcome)
@@ -589,7 +594,7 @@ mod tests {
     #[test]
     fn a_query_that_keeps_timing_out_alone_is_asked_less_often() {
         let (mut book, now) = (book(), Instant::now());
-        let _watched = ["slow", "sound"].map(|text| book.ask(&demand(text), now).0);
+        let _watched = ["slow", "sound"].map(|text| book.ask(&demand(text), ASKER, now).0);
         let mut asked = Vec::new();
         for seconds in 0..600 {
             let now = now + Duration::from_secs(seconds);
@@ -612,7 +617,7 @@ mod tests {
     fn a_trouble_that_new_keys_end_is_told_to_end() {
         let (mut book, now) = (book(), Instant::now());
         let (old, new) = (demand("a"), other_demand("a"));
-        let _watched = book.ask(&old, now).0;
+        let _watched = book.ask(&old, ASKER, now).0;
         assert_eq!(round(&mut book, now, |_| Err(refused())), ["account fails"]);
         book.replace(&old.account, &new.account, now);
         assert_eq!(round(&mut book, now, |_| Ok(answer())), ["account recovers"]);
@@ -621,21 +626,21 @@ mod tests {
     #[test]
     fn a_rejected_query_is_told_where_its_trigger_is_known() {
         let (mut book, now) = (book(), Instant::now());
-        let _watched = book.ask(&demand("a"), now).0;
+        let _watched = book.ask(&demand("a"), ASKER, now).0;
         assert!(round(&mut book, now, |_| Err(malformed())).is_empty());
     }
 
     #[test]
     fn a_demand_that_comes_back_to_the_same_outage_is_not_told_again() {
         let (mut book, now) = (book(), Instant::now());
-        drop(book.ask(&demand("a"), now));
+        drop(book.ask(&demand("a"), ASKER, now));
         assert_eq!(round(&mut book, now, |_| Err(outage())), ["account fails"]);
         for hour in 1..3 {
             round(&mut book, now + Duration::from_hours(hour), |_| Err(outage()));
         }
         assert_eq!((book.known(), book.agenda.len()), (0, 0));
         let now = now + Duration::from_hours(3);
-        drop(book.ask(&demand("a"), now));
+        drop(book.ask(&demand("a"), ASKER, now));
         assert!(round(&mut book, now, |_| Err(outage())).is_empty());
     }
 
@@ -644,18 +649,18 @@ mod tests {
         let (mut book, now) = (book(), Instant::now());
         let (old, new) = (demand("a"), other_demand("a"));
         book.replace(&old.account, &new.account, now);
-        assert!(book.ask(&old, now).0.has_changed().is_err());
+        assert!(book.ask(&old, ASKER, now).0.has_changed().is_err());
         assert_eq!(book.known(), 0);
         // And back again.
         book.replace(&new.account, &old.account, now);
-        assert!(book.ask(&old, now).0.has_changed().is_ok());
+        assert!(book.ask(&old, ASKER, now).0.has_changed().is_ok());
     }
 
     #[test]
     fn an_outcome_that_comes_after_two_changes_of_keys_is_of_no_interest() {
         let (mut book, now) = (book(), Instant::now());
         let (demand, other) = (demand("a"), other_demand("a"));
-        let (watched, _) = book.ask(&demand, now);
+        let (watched, _) = book.ask(&demand, ASKER, now);
         let [batch] = &*book.take_due(now, 1) else { panic!("one is due") };
         book.replace(&demand.account, &other.account, now);
         book.replace(&other.account, &demand.account, now);
@@ -667,7 +672,7 @@ mod tests {
     #[test]
     fn a_query_without_an_outcome_has_failed() {
         let (mut book, now) = (book(), Instant::now());
-        let (watched, _) = book.ask(&demand("a"), now);
+        let (watched, _) = book.ask(&demand("a"), ASKER, now);
         for batch in book.take_due(now, 1) {
             book.settle(batch, Vec::new(), now);
         }
@@ -684,8 +689,7 @@ mod tests {
         let series =
             Series { scope: "*".into(), step: Some(Duration::from_secs(10)), nulls: 0, points };
         let series = vec![series].into();
-        let taken_at = Instant::now();
-        Reading { series, window_end_ms, taken_at, due_at: taken_at + REFRESH, interval: REFRESH }
+        Reading { series, window_end_ms, taken_at: Instant::now() }
     }
 
     fn depths(readings: &[Arc<Reading>]) -> Vec<usize> {

@@ -9,9 +9,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::*;
 use crate::{
     demand::{Keys, Point, Query, Series, Window},
-    source::{Answer, Batch, RateLimit},
+    source::{Answer, Batch, RateLimit, Reply},
 };
 
+const ASKER: Asker<'_> = Asker { namespace: "shop", needs_step: false };
 const REFRESH: Duration = Duration::from_secs(15);
 const IDLE_AFTER: Duration = Duration::from_mins(2);
 
@@ -26,7 +27,7 @@ struct Scripted {
 }
 
 impl Source for Scripted {
-    async fn fetch(&self, batch: &Batch) -> Vec<Result<Answer, SourceError>> {
+    async fn fetch(&self, batch: &Batch) -> Reply {
         let query = &batch.queries[0];
         let line = format!("{} {}", batch.account.host(), query.text);
         let nth = {
@@ -39,11 +40,12 @@ impl Source for Scripted {
         let (delay, outcome) = (self.script)(nth, query);
         sleep(delay).await;
         self.running.fetch_sub(1, Ordering::SeqCst);
-        vec![outcome.map(|value| {
+        let outcome = outcome.map(|value| {
             let points = vec![Point { at_ms: 0, value }].into();
             let series = vec![Series { scope: "*".into(), step: None, nulls: 0, points }].into();
             Answer { series, window_end_ms: 0 }
-        })]
+        });
+        Reply { outcomes: vec![outcome], rate_limit: ample() }
     }
 }
 
@@ -66,7 +68,15 @@ impl Engine {
             running: Arc::default(),
             most_running: most_running.clone(),
         };
-        let config = Config { refresh: REFRESH, idle_after: IDLE_AFTER, batch_queries: 1 };
+        let config = Config {
+            refresh: REFRESH,
+            idle_after: IDLE_AFTER,
+            batch_queries: 1,
+            rate_share: 0.8,
+            max_round: Duration::from_mins(4),
+            max_demands: 1000,
+            max_demands_per_namespace: 1000,
+        };
         let (refresher, worker) = new(config, source, Arc::new(Metrics::new()));
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -90,7 +100,7 @@ impl Engine {
             (Some(reading), None) => Verdict::Known(reading.series[0].points[0].value),
             (None, None) => Verdict::Awaited { otherwise: None },
         };
-        self.refresher.read(demand, Instant::now() + patience, judge).await
+        self.refresher.read(demand, ASKER, Instant::now() + patience, judge).await
     }
 }
 
@@ -178,7 +188,7 @@ async fn a_sleeping_demand_is_read_at_once_when_it_is_asked_for() {
 #[tokio::test(start_paused = true)]
 async fn a_watched_demand_is_never_forgotten() {
     let engine = Engine::start(answers);
-    let watched = engine.refresher.watch(&demand("q"));
+    let watched = engine.refresher.watch(&demand("q"), ASKER);
     sleep(Duration::from_hours(2)).await;
     // One each 15 s.
     assert_eq!(engine.requests(), 480);
@@ -237,10 +247,10 @@ async fn a_fetch_that_panics_is_a_failure_and_is_tried_again() {
 #[tokio::test(start_paused = true)]
 async fn a_spent_rate_limit_is_not_asked_again_before_its_reset() {
     let engine = Engine::start(|_, _| {
-        let limit = RateLimit { limit: None, period: None, reset: Some(seconds(100)) };
+        let limit = RateLimit { reset: Some(seconds(100)), ..RateLimit::default() };
         (seconds(0), Err(SourceError::Throttled { host: "dd".into(), limit: Some(limit) }))
     });
-    let _watched = engine.refresher.watch(&demand("q"));
+    let _watched = engine.refresher.watch(&demand("q"), ASKER);
     sleep(seconds(99)).await;
     assert_eq!(engine.requests(), 1);
     sleep(seconds(2)).await;
@@ -253,7 +263,7 @@ async fn a_slow_query_does_not_delay_another() {
         if &*query.text == "slow" { (seconds(10), Err(outage())) } else { answers(nth, query) }
     });
     let (slow, quick) = (demand("slow"), demand("quick"));
-    let _watched = engine.refresher.watch(&slow);
+    let _watched = engine.refresher.watch(&slow, ASKER);
     assert_eq!(engine.read(&quick, seconds(1)).await, Ok(0.0));
 }
 
@@ -273,8 +283,8 @@ async fn readings_move_over_to_new_keys_of_the_same_site() {
         Engine::start(|nth, query| if nth == 0 { answers(nth, query) } else { fails(nth, query) });
     let (old, new) = (account("dd", "old"), account("dd", "new"));
     engine.read(&demand_of(&old, "q"), seconds(2)).await.unwrap();
-    let mut watched = engine.refresher.watch(&demand_of(&old, "q"));
-    let due_at = watched.borrow_and_update().readings[0].due_at;
+    let mut watched = engine.refresher.watch(&demand_of(&old, "q"), ASKER);
+    let taken_at = watched.borrow_and_update().readings[0].taken_at;
 
     engine.refresher.replace(&old, &new);
     sleep(seconds(1)).await;
@@ -282,7 +292,7 @@ async fn readings_move_over_to_new_keys_of_the_same_site() {
     // Who follows sees the refusal of the new keys, and the old reading, due when it was.
     let latest = watched.borrow_and_update();
     assert_eq!(latest.failure, Some(outage()));
-    assert_eq!(latest.readings[0].due_at, due_at);
+    assert_eq!(latest.readings[0].taken_at, taken_at);
     assert_eq!(engine.known(), 1);
 }
 
@@ -291,8 +301,8 @@ async fn who_was_quicker_with_the_new_keys_gets_the_old_readings() {
     let engine = Engine::start(answers);
     let (old, new) = (account("dd", "old"), account("dd", "new"));
     engine.read(&demand_of(&old, "q"), seconds(2)).await.unwrap();
-    let mut waiting = engine.refresher.watch(&demand_of(&old, "q"));
-    let quicker = engine.refresher.watch(&demand_of(&new, "q"));
+    let mut waiting = engine.refresher.watch(&demand_of(&old, "q"), ASKER);
+    let quicker = engine.refresher.watch(&demand_of(&new, "q"), ASKER);
     engine.refresher.replace(&old, &new);
     assert_eq!(quicker.borrow().readings.len(), 1);
     waiting.borrow_and_update();
@@ -320,10 +330,21 @@ async fn readings_do_not_move_to_another_site() {
 #[tokio::test(start_paused = true)]
 async fn the_worker_ends_on_shutdown_with_a_fetch_under_way() {
     let mut engine = Engine::start(|_, _| (seconds(1_000), Ok(1.0)));
-    let _watched = engine.refresher.watch(&demand("q"));
+    let _watched = engine.refresher.watch(&demand("q"), ASKER);
     sleep(seconds(1)).await;
     engine.shutdown.cancel();
     let asked_at = Instant::now();
     engine.tasks.join_next().await.unwrap().unwrap();
     assert_eq!(Instant::now(), asked_at);
+}
+
+/// A rate limit that nobody reaches.
+fn ample() -> Option<RateLimit> {
+    Some(RateLimit {
+        limit: Some(1_000_000),
+        period: Some(Duration::from_hours(1)),
+        remaining: Some(1_000_000),
+        reset: Some(Duration::from_hours(1)),
+        name: None,
+    })
 }

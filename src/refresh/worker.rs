@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shared, health::Change};
 use crate::{
-    source::{Answer, Batch, Source, SourceError},
+    source::{Batch, Reply, Source},
     words::shorten,
 };
 
@@ -23,12 +23,10 @@ const MAX_QUERY: usize = 300;
 pub struct Worker<S> {
     shared: Arc<Shared>,
     source: Arc<S>,
-    fetches: JoinSet<Outcomes>,
+    fetches: JoinSet<Reply>,
     /// What each running fetch is for, so that one that panics still settles.
     batches: HashMap<Id, Batch>,
 }
-
-type Outcomes = Vec<Result<Answer, SourceError>>;
 
 impl<S: Source> Worker<S> {
     pub(super) fn new(shared: Arc<Shared>, source: S) -> Self {
@@ -72,16 +70,16 @@ impl<S: Source> Worker<S> {
         next_due.filter(|_| self.fetches.len() < MAX_FETCHES)
     }
 
-    fn settle(&mut self, done: Result<(Id, Outcomes), JoinError>) {
-        let (id, outcomes) = match done {
+    fn settle(&mut self, done: Result<(Id, Reply), JoinError>) {
+        let (id, reply) = match done {
             Ok(done) => done,
             Err(error) => {
                 tracing::error!(%error, "a fetch did not end as it should");
-                (error.id(), Vec::new())
+                (error.id(), Reply { outcomes: Vec::new(), rate_limit: None })
             }
         };
         let Some(batch) = self.batches.remove(&id) else { return };
-        let changes = self.shared.book().settle(batch, outcomes, Instant::now());
+        let changes = self.shared.book().settle(batch, reply.outcomes, Instant::now());
         changes.into_iter().for_each(tell);
     }
 }

@@ -258,6 +258,7 @@ mod tests {
             limit: Some(1_600),
             period: Some(Duration::from_hours(1)),
             reset: Some(Duration::from_secs(84)),
+            ..RateLimit::default()
         };
         let failures = [
             Failure::NoScaledObject,

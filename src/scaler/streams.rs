@@ -11,10 +11,11 @@ use tokio::{
 };
 use tonic::Code;
 
-use super::{Shared, code_name};
+use super::{Shared, asker, code_name};
 use crate::{
     credentials::Credentials,
     metrics::{Method, Metrics},
+    proto::ScaledObjectRef,
     refresh::{Latest, Verdict},
     trigger::Trigger,
 };
@@ -50,6 +51,7 @@ pub(super) struct SpecStream {
 /// A stream that counts as open until it is dropped.
 pub(super) struct OpenStream {
     trigger: Trigger,
+    namespace: String,
     method: Method,
     metrics: Arc<Metrics>,
     /// How it would end now: cancelled by the client, unless it ends by itself.
@@ -137,8 +139,10 @@ impl ActiveStream {
 
     /// Declares interest for as long as the stream lives.
     fn follow(&mut self) {
-        let demand = self.shared.demand(&self.open.trigger).ok();
-        self.latest = demand.map(|demand| self.shared.refresher.watch(&demand));
+        let OpenStream { trigger, namespace, .. } = &self.open;
+        let demand = self.shared.demand(trigger).ok();
+        let asker = asker(namespace, trigger);
+        self.latest = demand.map(|demand| self.shared.refresher.watch(&demand, asker));
     }
 }
 
@@ -164,9 +168,15 @@ impl SpecStream {
 }
 
 impl OpenStream {
-    pub(super) fn new(trigger: Trigger, method: Method, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        trigger: Trigger,
+        object: &ScaledObjectRef,
+        method: Method,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         metrics.stream_opened(method);
-        Self { trigger, method, metrics, code: Code::Cancelled }
+        let namespace = object.namespace.clone();
+        Self { trigger, namespace, method, metrics, code: Code::Cancelled }
     }
 }
 

@@ -11,11 +11,11 @@ use tokio::{task::spawn_blocking, time::Instant};
 use url::Url;
 
 use super::{
-    Answer, Batch, Source, SourceError,
-    outcome::{Outcomes, interpret, not_fetched},
+    Answer, Batch, RateLimit, Reply, Source, SourceError,
+    outcome::{Outcomes, interpret, not_fetched, rate_limit},
 };
 use crate::{
-    demand::{Account, Keys, Query, Window},
+    demand::{Account, Keys, Window},
     http::{self, HeaderMap, HeaderName, HeaderValue, Response},
     metrics::Metrics,
 };
@@ -40,18 +40,24 @@ impl Datadog {
     /// One request.
     async fn ask(
         &self,
-        account: &Arc<Account>,
-        queries: &[Query],
+        account: &Account,
+        texts: &[Arc<str>],
         (from, to): (i64, i64),
+    ) -> Result<Response, SourceError> {
+        let Some(headers) = headers(account.keys()) else {
+            return Err(SourceError::Refused { status: 401, host: account.host() });
+        };
+        let url = url(account.base_url(), from, to, &texts.join(","));
+        self.client.get(url, headers).await.map_err(|error| not_fetched(error, account))
+    }
+
+    async fn read(
+        &self,
+        account: &Arc<Account>,
+        texts: Vec<Arc<str>>,
+        response: Response,
     ) -> Result<Outcomes, SourceError> {
         let host = || account.host();
-        let Some(headers) = headers(account.keys()) else {
-            return Err(SourceError::Refused { status: 401, host: host() });
-        };
-        let texts: Vec<Arc<str>> = queries.iter().map(|query| query.text.clone()).collect();
-        let url = url(account.base_url(), from, to, &texts.join(","));
-        let response =
-            self.client.get(url, headers).await.map_err(|error| not_fetched(error, account))?;
         let skew = skew(&response, wall_clock());
         self.compare_clocks(skew, account);
         let read = {
@@ -100,11 +106,20 @@ impl Datadog {
 }
 
 impl Source for Datadog {
-    async fn fetch(&self, batch: &Batch) -> Vec<Result<Answer, SourceError>> {
-        let Some(first) = batch.queries.first() else { return Vec::new() };
+    async fn fetch(&self, batch: &Batch) -> Reply {
+        let nothing = Reply { outcomes: Vec::new(), rate_limit: None };
+        let Some(first) = batch.queries.first() else { return nothing };
         let (from, to) = span(first.window, wall_clock());
+        let texts: Vec<Arc<str>> = batch.queries.iter().map(|query| query.text.clone()).collect();
         let started_at = Instant::now();
-        let result = self.ask(&batch.account, &batch.queries, (from, to)).await;
+        let mut said: Option<RateLimit> = None;
+        let result = match self.ask(&batch.account, &texts, (from, to)).await {
+            Ok(response) => {
+                said = rate_limit(&response.headers);
+                self.read(&batch.account, texts, response).await
+            }
+            Err(error) => Err(error),
+        };
         let error = match &result {
             Ok(outcomes) => outcomes.iter().find_map(|outcome| outcome.as_ref().err()),
             Err(error) => Some(error),
@@ -112,13 +127,14 @@ impl Source for Datadog {
         let outcome = error.map_or("ok", SourceError::outcome);
         self.metrics.requested(outcome, started_at.elapsed());
         let window_end_ms = to.saturating_mul(1_000);
-        match result {
+        let outcomes = match result {
             Ok(outcomes) => outcomes
                 .into_iter()
                 .map(|series| series.map(|series| Answer { series, window_end_ms }))
                 .collect(),
             Err(error) => vec![Err(error); batch.queries.len()],
-        }
+        };
+        Reply { outcomes, rate_limit: said }
     }
 }
 

@@ -16,6 +16,8 @@ use crate::{
 
 /// Most characters of Datadog's own words that are passed on.
 const MAX_WORDS: usize = 300;
+/// Most bytes that are kept of the name of a rate limit.
+const MAX_NAME: usize = 64;
 
 pub(super) fn not_fetched(error: HttpError, account: &Account) -> SourceError {
     let host = account.host();
@@ -121,7 +123,7 @@ fn quote(text: &str, account: &Account) -> String {
 }
 
 /// Tolerant: other services that speak this dialect send "1.1" and "-5".
-fn rate_limit(headers: &HeaderMap) -> Option<RateLimit> {
+pub(super) fn rate_limit(headers: &HeaderMap) -> Option<RateLimit> {
     let number = |name: &str| {
         let value: f64 = headers.get(name)?.to_str().ok()?.trim().parse().ok()?;
         value.is_finite().then_some(value.max(0.0))
@@ -134,12 +136,16 @@ fn rate_limit(headers: &HeaderMap) -> Option<RateLimit> {
     )]
     let limit = RateLimit {
         limit: number("x-ratelimit-limit").map(|limit| limit as u64),
+        remaining: number("x-ratelimit-remaining").map(|remaining| remaining as u64),
         period: number("x-ratelimit-period").and_then(seconds),
         // Seconds from now, not an instant: https://docs.datadoghq.com/api/latest/rate-limits/
         reset: number("x-ratelimit-reset").or_else(|| number("retry-after")).and_then(seconds),
+        name: headers.get("x-ratelimit-name").and_then(|name| name.to_str().ok()).map(|name| {
+            let cut = name.floor_char_boundary(MAX_NAME);
+            name[..cut].into()
+        }),
     };
-    let known = limit.limit.is_some() || limit.period.is_some() || limit.reset.is_some();
-    known.then_some(limit)
+    (limit != RateLimit::default()).then_some(limit)
 }
 
 #[cfg(test)]
@@ -259,7 +265,7 @@ mod tests {
     fn odd_rate_limit_headers_are_understood_as_far_as_they_go() {
         let parsed = rate_limit(&response(429, &[("x-ratelimit-reset", "-5")], b"").headers);
         let reset = Some(Duration::ZERO);
-        assert_eq!(parsed, Some(RateLimit { limit: None, period: None, reset }));
+        assert_eq!(parsed, Some(RateLimit { reset, ..RateLimit::default() }));
         let parsed = rate_limit(&response(429, &[("x-ratelimit-limit", "many")], b"").headers);
         assert_eq!(parsed, None);
     }

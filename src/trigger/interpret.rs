@@ -75,8 +75,9 @@ impl Trigger {
             return failure.map_or(Verdict::Awaited { otherwise: None }, failed);
         };
 
-        let held_for = |active| self.held_for(active, newest.interval, default_hold);
-        let late = |reading: &Reading| now.saturating_duration_since(reading.due_at);
+        let held_for = |active| self.held_for(active, latest.interval, default_hold);
+        let late =
+            |reading: &Reading| now.saturating_duration_since(reading.taken_at + latest.interval);
         // Nobody asked for a while: what is known is old, but no failure keeps it from being
         // read again.
         let overdue = failure.is_none() && late(newest) > held_for(false);
@@ -206,13 +207,7 @@ mod tests {
                 points: points.into(),
             }
         });
-        Arc::new(Reading {
-            series: series.collect(),
-            window_end_ms: 100_000,
-            taken_at,
-            due_at: taken_at + REFRESH,
-            interval: REFRESH,
-        })
+        Arc::new(Reading { series: series.collect(), window_end_ms: 100_000, taken_at })
     }
 
     /// Value of one reading, or the message.
@@ -325,7 +320,7 @@ mod tests {
             .zip(readings)
             .map(|(back, series)| reading(series, taken_at - REFRESH * back))
             .collect();
-        let latest = Latest { readings, failure: failure.into() };
+        let latest = Latest { readings, failure: failure.into(), interval: REFRESH };
         let trigger = trigger(extra);
         let now = taken_at + Duration::from_secs(after);
         let verdict = trigger.judge(&latest, now, HOLD);

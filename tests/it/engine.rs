@@ -12,7 +12,7 @@ use keda_datadog_scaler::{
     proto::{GetMetricsRequest, ScaledObjectRef, external_scaler_server::ExternalScaler as _},
     refresh::{self, Refresher},
     scaler::Scaler,
-    source::{Answer, Batch, Source, SourceError},
+    source::{Answer, Batch, RateLimit, Reply, Source, SourceError},
 };
 use secrecy::ExposeSecret as _;
 use tokio::{task::JoinSet, time::Instant};
@@ -38,7 +38,7 @@ fn app_key(account: &Account) -> &str {
 }
 
 impl Source for Scripted {
-    async fn fetch(&self, batch: &Batch) -> Vec<Result<Answer, SourceError>> {
+    async fn fetch(&self, batch: &Batch) -> Reply {
         // What a quick request takes.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let seconds = self.started_at.elapsed().as_secs();
@@ -50,7 +50,7 @@ impl Source for Scripted {
             let series = vec![Series { scope: "*".into(), step: None, nulls: 0, points }];
             Ok(Answer { series: series.into(), window_end_ms: 0 })
         });
-        outcomes.collect()
+        Reply { outcomes: outcomes.collect(), rate_limit: ample() }
     }
 }
 
@@ -118,4 +118,15 @@ impl Engine {
 
 pub(crate) fn outage() -> SourceError {
     SourceError::Outage { host: "dd".into(), what: "503".into() }
+}
+
+/// A rate limit that nobody reaches.
+fn ample() -> Option<RateLimit> {
+    Some(RateLimit {
+        limit: Some(1_000_000),
+        period: Some(Duration::from_hours(1)),
+        remaining: Some(1_000_000),
+        reset: Some(Duration::from_hours(1)),
+        name: None,
+    })
 }
