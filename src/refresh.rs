@@ -18,12 +18,17 @@ use tokio::{
 
 use crate::{
     demand::{Account, Demand, Reading},
-    metrics::Metrics,
     source::{Source, SourceError},
 };
 
 mod snapshot;
 mod book;
+mod plan;
+mod divide;
+mod organisations;
+mod budget;
+mod fair;
+mod queue;
 mod travel;
 mod health;
 mod worker;
@@ -101,13 +106,12 @@ struct Shared {
     book: Mutex<Book>,
     /// Something may be due earlier than the worker thinks.
     wake: Notify,
-    metrics: Arc<Metrics>,
 }
 
 /// The worker does nothing until it is run.
-pub fn new<S: Source>(config: Config, source: S, metrics: Arc<Metrics>) -> (Refresher, Worker<S>) {
-    let book = Mutex::new(Book::new(config));
-    let shared = Arc::new(Shared { book, wake: Notify::new(), metrics });
+pub fn new<S: Source>(config: Config, source: S) -> (Refresher, Worker<S>) {
+    let book = Mutex::new(Book::new(config, fastrand::u64(..), Instant::now()));
+    let shared = Arc::new(Shared { book, wake: Notify::new() });
     (Refresher { shared: shared.clone() }, Worker::new(shared, source))
 }
 
@@ -135,17 +139,33 @@ impl Refresher {
         loop {
             // A clone, since judging may take a while, and the writer would wait.
             let known = latest.borrow_and_update().clone();
-            let otherwise = match judge(&known, Instant::now()) {
+            let now = Instant::now();
+            let otherwise = match judge(&known, now) {
                 Verdict::Known(value) => return Ok(value),
                 Verdict::Failed(error) => return Err(Unread::Failed(error)),
                 Verdict::Awaited { otherwise } => otherwise,
             };
+            // Who cannot be served in time need not wait for it.
+            let postponed = self.shared.book().postponed(demand, now);
+            if let Some((_, why)) = postponed.filter(|(until, _)| *until > deadline) {
+                let failed = Latest { failure: Some(why), ..Latest::clone(&known) };
+                return match judge(&failed, now) {
+                    Verdict::Known(value) => Ok(value),
+                    Verdict::Failed(error) => Err(Unread::Failed(error)),
+                    Verdict::Awaited { otherwise } => otherwise.ok_or(Unread::TimedOut),
+                };
+            }
             match timeout_at(deadline, latest.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_closed)) => return Err(Unread::Withdrawn),
                 Err(_elapsed) => return otherwise.ok_or(Unread::TimedOut),
             }
         }
+    }
+
+    /// What is known and planned at this instant.
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.book().snapshot(Instant::now())
     }
 
     /// `new` takes the place of `old`: demands and readings move over, and are read anew at
@@ -164,6 +184,10 @@ impl Shared {
 }
 
 #[cfg(test)]
+mod scripted;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod batch_tests;
+#[cfg(test)]
+mod book_tests;

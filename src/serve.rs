@@ -77,7 +77,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let client = http::Client::new(&config.http)?;
     let (credentials, keeper) = credentials::load(config.credentials).await?;
     let source = Datadog::new(client, metrics.clone());
-    let (refresher, worker) = refresh::new(config.refresh, source, metrics.clone());
+    let (refresher, worker) = refresh::new(config.refresh, source);
 
     // Each part ends on its own token: first the streams and the gRPC server, then the rest.
     let draining = CancellationToken::new();

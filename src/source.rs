@@ -83,6 +83,23 @@ pub enum SourceError {
     TooLarge { what: String },
     #[error("the answer from {host} is not understood: {what}")]
     NotUnderstood { host: String, what: String },
+    /// Nothing was asked: our part of the rate limit is spent for now.
+    #[error(
+        "the requests that the rate limit of {host} leaves for queries are spent; the next turn is \
+         in {} s; read less often (`--refresh`), or ask Datadog for more",
+        .wait.as_secs() + 1
+    )]
+    Spent { host: String, wait: Duration },
+    /// Nothing was asked: beyond what the rate limit carries.
+    #[error(
+        "Datadog's rate limit at {host} carries {capacity} queries of this namespace at a reading \
+         each {} s, and this one came later; use fewer, or ask Datadog for more",
+        .round.as_secs()
+    )]
+    Crowded { host: String, capacity: usize, round: Duration },
+    /// Nothing was asked: there is no room for it.
+    #[error("the scaler knows {most} queries already, the most it may (`{flag}`)")]
+    Full { most: usize, flag: &'static str },
 }
 
 /// What `X-RateLimit-*` says: `limit` requests each `period`, of which `remaining` are left and
@@ -115,11 +132,14 @@ impl SourceError {
             | Self::Unreachable { .. }
             | Self::TimedOut { .. }
             | Self::Misdirected { .. }
-            | Self::ClockSkew { .. } => true,
+            | Self::ClockSkew { .. }
+            | Self::Spent { .. }
+            | Self::Crowded { .. } => true,
             Self::Malformed { .. }
             | Self::Unprocessable
             | Self::TooLarge { .. }
-            | Self::NotUnderstood { .. } => false,
+            | Self::NotUnderstood { .. }
+            | Self::Full { .. } => false,
         }
     }
 
@@ -137,6 +157,9 @@ impl SourceError {
             Self::ClockSkew { .. } => "clock_skew",
             Self::TooLarge { .. } => "too_large",
             Self::NotUnderstood { .. } => "not_understood",
+            Self::Spent { .. } => "spent",
+            Self::Crowded { .. } => "crowded",
+            Self::Full { .. } => "full",
         }
     }
 }

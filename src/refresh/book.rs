@@ -1,4 +1,4 @@
-//! What is demanded, what is known of it, and what is due. Pure: it takes `now`, does no I/O
+//! What is demanded, what is known of it, and whose turn it is. Pure: it takes `now`, does no I/O
 //! and cannot fail.
 
 use std::{
@@ -12,11 +12,13 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Asker, Config, Latest,
     health::{Change, Health, Trouble},
-    travel::{Class, Filling, Load, divided},
+    organisations::{OrganisationId, Organisations, Payer},
+    queue::{Lane, Place, Queue, Taken, Waiting, ripe_at},
+    travel::{Class, Load},
 };
 use crate::{
-    demand::{Account, Demand, Query, Reading, Window},
-    source::{Answer, Batch, SourceError},
+    demand::{Account, Demand, Query, Reading},
+    source::{Answer, Batch, Reply, SourceError},
 };
 
 /// How long the readings of a demand that fell asleep are kept: KEDA's `pollingInterval` may be
@@ -24,325 +26,588 @@ use crate::{
 const MEMORY: Duration = Duration::from_mins(10);
 /// How long a first demand waits for others to travel with.
 const COMPANY: Duration = Duration::from_millis(5);
+/// Somebody waits for it, or follows it: it goes before what falls due by so much later.
+const HEAD_START: Duration = Duration::from_millis(500);
 /// The longest that a query is put off that Datadog rejects.
 const MAX_QUARANTINE: Duration = Duration::from_mins(30);
-/// The longest that the next attempt is put off.
+/// The longest that the next attempt of another query that fails alone is put off.
 const MAX_PAUSE: Duration = Duration::from_mins(4);
 /// Most readings that are kept of one demand: as many as `--hold` spans at the defaults, and one.
 const MAX_READINGS: usize = 6;
-/// More queries than this, and than half of a batch, do not lose their data at once by themselves.
-const MAX_MISSING: usize = 3;
 /// Most replaced accounts that are remembered; one RPC may know the last.
 const MAX_REPLACED: usize = 4;
+/// Most namespaces of a demand among which its cost is shared; more share it unseen.
+const MAX_ASKERS: usize = 16;
+/// Most requests of one account that are under way; one that is in trouble has one.
+const MAX_IN_FLIGHT: usize = 4;
 
 pub(super) struct Book {
-    config: Config,
-    entries: HashMap<Demand, Entry>,
-    /// To be fetched at once: what is left of batches that failed as a whole.
-    again: VecDeque<Batch>,
-    /// When the rounds of an account began: what is due together travels together.
-    rounds: HashMap<Arc<Account>, Instant>,
-    /// Every entry that is not being fetched, by when it wants attention.
-    agenda: BTreeMap<Slot, Demand>,
-    next_slot: u64,
-    health: HashMap<Arc<Account>, Health>,
+    pub(super) config: Config,
+    /// For jitter.
+    rng: fastrand::Rng,
+    pub(super) entries: HashMap<Demand, Entry>,
+    pub(super) ledgers: HashMap<Arc<Account>, Ledger>,
+    pub(super) organisations: Organisations,
+    pub(super) namespaces: HashMap<Arc<str>, Namespace>,
+    /// Entries that sleep, by when they are forgotten.
+    asleep: BTreeMap<(Instant, u64), Demand>,
+    began_at: Instant,
+    /// Counts entries and places.
+    next_number: u64,
+    /// The place of the first reading that was taken last.
+    first_clock: u64,
     /// The last accounts that were replaced: who asks with one was too late.
     replaced: VecDeque<Arc<Account>>,
+    /// What those are told for whom there is no room: in all, and in their namespace.
+    full: [watch::Sender<Arc<Latest>>; 2],
+    pub(super) planned_at: Option<Instant>,
+    /// Whether something is demanded, or no more, since the last plan.
+    pub(super) is_changed: bool,
 }
 
-struct Entry {
-    latest: watch::Sender<Arc<Latest>>,
-    asked_at: Instant,
-    turn: Turn,
+pub(super) struct Entry {
+    pub(super) latest: watch::Sender<Arc<Latest>>,
+    pub(super) asked_at: Instant,
+    /// The namespaces that ask, and when each last did.
+    pub(super) askers: Vec<(Arc<str>, Instant)>,
+    needs_step: bool,
+    pub(super) turn: Turn,
+    /// Who came first has the smaller one.
+    pub(super) number: u64,
+    /// How long after a success it falls due.
+    pub(super) interval: Duration,
     trouble: Trouble,
-    load: Load,
+    pub(super) load: Load,
     /// Most queries of the request that it travels in next.
-    company: usize,
+    pub(super) company: usize,
+    /// Whether it travels alone because the width of its buckets can be told only then.
+    is_solo: bool,
     /// Whether the request was repeated whole that could not be processed.
-    is_repeated: bool,
+    pub(super) is_repeated: bool,
     /// How often in a row it was rejected alone.
-    rejections: u32,
+    pub(super) rejections: u32,
+    /// Queries of the request that it last travelled in.
+    pub(super) travelled_with: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Turn {
+    Waiting {
+        class: Class,
+        place: Place,
+        due_at: Instant,
+    },
+    /// Under way, or about to be taken again.
+    Fetching,
+    /// More than the rate limit carries.
+    Refused,
+    /// Nobody is interested; forgotten at that instant.
+    Asleep((Instant, u64)),
+}
+
+/// What is kept of an account.
+pub(super) struct Ledger {
+    pub(super) payer: Payer,
+    pub(super) queue: Queue,
+    pub(super) in_flight: usize,
+    pub(super) health: Health,
+}
+
+#[derive(Default)]
+pub(super) struct Namespace {
+    /// Demands that it asks for.
+    demands: usize,
+    /// Its place among first readings.
+    next_first: u64,
 }
 
 impl Entry {
-    fn new(
-        query: &Query,
-        latest: watch::Sender<Arc<Latest>>,
-        asked_at: Instant,
-        turn: Turn,
-    ) -> Self {
-        let (trouble, load) = (Trouble::default(), Load::of(query));
-        let (company, is_repeated, rejections) = (usize::MAX, false, 0);
-        Self { latest, asked_at, turn, trouble, load, company, is_repeated, rejections }
-    }
-
-    fn class(&self, window: Window) -> Class {
-        let is_first = self.latest.borrow().readings.is_empty();
-        Class { window, is_first, company: self.company }
-    }
-
-    fn has_data(&self) -> bool {
-        self.latest.borrow().readings.first().is_some_and(|reading| reading.depth() > 0)
-    }
-}
-
-/// A place on the agenda; the number tells apart what falls due at one instant.
-type Slot = (Instant, u64);
-
-#[derive(Clone, Copy, PartialEq)]
-enum Turn {
-    /// To be read at the slot's instant, if somebody is still interested.
-    Due(Slot),
-    Fetching,
-    /// Nobody is interested; to be forgotten at the slot's instant.
-    Asleep(Slot),
-}
-
-impl Book {
-    pub(super) fn new(config: Config) -> Self {
-        Self {
-            config,
-            entries: HashMap::new(),
-            again: VecDeque::new(),
-            rounds: HashMap::new(),
-            agenda: BTreeMap::new(),
-            next_slot: 0,
-            health: HashMap::new(),
-            replaced: VecDeque::new(),
+    pub(super) fn lane(&self) -> Lane {
+        if self.rejections > 0 {
+            Lane::Quarantine
+        } else if self.latest.borrow().readings.is_empty() {
+            Lane::First
+        } else {
+            Lane::Refresh
         }
     }
 
-    /// Number of demands that are known, awake or asleep.
-    pub(super) fn known(&self) -> usize {
-        self.entries.len()
+    fn class(&self, query: &Query) -> Class {
+        let travels_alone = !self.load.may_share() || self.is_solo || self.rejections > 0;
+        let company = if travels_alone { 1 } else { self.company };
+        Class { window: query.window, lane: self.lane(), company }
     }
 
-    /// Notes the interest. True if there is something due that was not before.
+    /// The part of a request that it takes.
+    pub(super) fn weight(&self, most_queries: usize) -> f64 {
+        if self.is_solo { 1.0 } else { self.load.weight(most_queries) }
+    }
+
+    pub(super) fn has_data(&self) -> bool {
+        self.latest.borrow().readings.first().is_some_and(|reading| reading.depth() > 0)
+    }
+
+    pub(super) fn is_idle(&self, idle_after: Duration, now: Instant) -> bool {
+        now >= self.asked_at + idle_after
+    }
+
+    /// Who follows is interested all the time.
+    pub(super) fn note_followers(&mut self, now: Instant) {
+        if self.latest.receiver_count() > 0 {
+            self.asked_at = now;
+            self.askers.iter_mut().for_each(|(_, asked_at)| *asked_at = now);
+        }
+    }
+}
+
+impl Book {
+    /// `seed` is for jitter.
+    pub(super) fn new(config: Config, seed: u64, now: Instant) -> Self {
+        let full = |most, flag| {
+            let failure = Some(SourceError::Full { most, flag });
+            watch::Sender::new(Arc::new(Latest { failure, ..Latest::default() }))
+        };
+        Self {
+            rng: fastrand::Rng::with_seed(seed),
+            entries: HashMap::new(),
+            ledgers: HashMap::new(),
+            organisations: Organisations::new(config.rate_share),
+            namespaces: HashMap::new(),
+            asleep: BTreeMap::new(),
+            began_at: now,
+            next_number: 0,
+            first_clock: 0,
+            replaced: VecDeque::new(),
+            full: [
+                full(config.max_demands, "--max-demands"),
+                full(config.max_demands_per_namespace, "--max-demands-per-namespace"),
+            ],
+            planned_at: None,
+            is_changed: false,
+            config,
+        }
+    }
+
+    /// Notes the interest. True if there is something to do that there was not before.
     pub(super) fn ask(
         &mut self,
         demand: &Demand,
-        _asker: Asker<'_>,
+        asker: Asker<'_>,
         now: Instant,
     ) -> (watch::Receiver<Arc<Latest>>, bool) {
         if self.replaced.contains(&demand.account) {
             let (_closes, receiver) = watch::channel(Arc::default());
             return (receiver, false);
         }
-        // Nobody waits for company who travels alone.
-        let first_at = if self.config.batch_queries > 1 { now + COMPANY } else { now };
-        if let Some(entry) = self.entries.get_mut(demand) {
-            entry.asked_at = now;
-            let receiver = entry.latest.subscribe();
-            let Turn::Asleep(slot) = entry.turn else { return (receiver, false) };
-            // A failure is remembered until the next turn, and that has passed asleep.
-            entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
-            entry.trouble = Trouble::default();
-            self.agenda.remove(&slot);
-            let turn = Turn::Due(self.enter(first_at, demand));
-            self.set_turn(demand, turn);
-            return (receiver, true);
+        if !self.entries.contains_key(demand) {
+            return self.begin(demand, asker, now);
         }
-        let (latest, receiver) = watch::channel(Arc::default());
-        let turn = Turn::Due(self.enter(first_at, demand));
-        let entry = Entry::new(&demand.query, latest, now, turn);
+        self.note_asker(demand, asker, now);
+        let Some(entry) = self.entries.get_mut(demand) else {
+            unreachable!("it was there a line ago")
+        };
+        let receiver = entry.latest.subscribe();
+        match entry.turn {
+            Turn::Asleep(slot) => {
+                // A failure is remembered until the next turn, and that has passed asleep.
+                entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
+                entry.trouble = Trouble::default();
+                self.asleep.remove(&slot);
+                self.is_changed = true;
+                self.wait(demand, self.first_at(now), false);
+                (receiver, true)
+            }
+            // Somebody waits for it.
+            Turn::Waiting { due_at, class, place }
+                if due_at <= now && class.lane == Lane::Refresh =>
+            {
+                let order = self.order_of(due_at.checked_sub(HEAD_START).unwrap_or(due_at));
+                if order < place.order {
+                    self.leave_queue(demand);
+                    self.wait(demand, due_at, true);
+                }
+                (receiver, false)
+            }
+            _ => (receiver, false),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        demand: &Demand,
+        asker: Asker<'_>,
+        now: Instant,
+    ) -> (watch::Receiver<Arc<Latest>>, bool) {
+        let of_namespace = self.namespaces.get(asker.namespace).map_or(0, |n| n.demands);
+        if of_namespace >= self.config.max_demands_per_namespace {
+            return (self.full[1].subscribe(), false);
+        }
+        if self.entries.len() >= self.config.max_demands {
+            let Some((_, oldest)) = self.asleep.pop_first() else {
+                return (self.full[0].subscribe(), false);
+            };
+            self.forget(&oldest);
+        }
+        let interval = self.config.refresh;
+        let (latest, receiver) = watch::channel(Arc::new(Latest { interval, ..Latest::default() }));
+        let entry = Entry {
+            latest,
+            asked_at: now,
+            askers: Vec::with_capacity(1),
+            needs_step: false,
+            // Until it waits.
+            turn: Turn::Fetching,
+            number: self.number(),
+            interval,
+            trouble: Trouble::default(),
+            load: Load::of(&demand.query),
+            company: usize::MAX,
+            is_solo: false,
+            is_repeated: false,
+            rejections: 0,
+            travelled_with: 0,
+        };
         self.entries.insert(demand.clone(), entry);
+        self.note_asker(demand, asker, now);
+        self.is_changed = true;
+        self.wait(demand, self.first_at(now), false);
         (receiver, true)
     }
 
-    /// When to look again.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.agenda.first_key_value().map(|((at, _), _)| *at)
+    fn note_asker(&mut self, demand: &Demand, asker: Asker<'_>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(demand) else { return };
+        entry.asked_at = now;
+        entry.needs_step |= asker.needs_step;
+        let known = entry.askers.iter_mut().find(|(namespace, _)| &**namespace == asker.namespace);
+        if let Some((_, asked_at)) = known {
+            *asked_at = now;
+        } else if entry.askers.len() < MAX_ASKERS {
+            let name = match self.namespaces.get_key_value(asker.namespace) {
+                Some((name, _)) => name.clone(),
+                None => asker.namespace.into(),
+            };
+            self.namespaces.entry(name.clone()).or_default().demands += 1;
+            entry.askers.push((name, now));
+            self.is_changed = true;
+        }
     }
 
-    /// At most `room` batches that are to be fetched now. On the way, demands that nobody wants
-    /// are put to sleep, and those that slept long are forgotten.
+    /// Nobody waits for company who travels alone.
+    fn first_at(&self, now: Instant) -> Instant {
+        if self.config.batch_queries > 1 { now + COMPANY } else { now }
+    }
+
+    /// Lets it wait until then. `is_awaited` if somebody wants it: it goes first among equals.
+    pub(super) fn wait(&mut self, demand: &Demand, due_at: Instant, is_awaited: bool) {
+        let number = self.number();
+        let Some(entry) = self.entries.get_mut(demand) else { return };
+        let class = entry.class(&demand.query);
+        let order = if class.lane == Lane::First {
+            // One of each namespace after the other, however many each has.
+            let first = entry.askers.first().and_then(|(name, _)| self.namespaces.get_mut(name));
+            let clock = self.first_clock;
+            first.map_or(clock, |namespace| {
+                namespace.next_first = namespace.next_first.max(clock) + 1;
+                namespace.next_first
+            })
+        } else {
+            let is_awaited = is_awaited || entry.latest.receiver_count() > 0;
+            let head_start = if is_awaited { HEAD_START } else { Duration::ZERO };
+            let order = due_at.checked_sub(head_start).unwrap_or(due_at);
+            micros(order.saturating_duration_since(self.began_at))
+        };
+        let place = Place { order, number };
+        let ripe_at = match class.lane {
+            Lane::First => due_at.checked_sub(COMPANY).unwrap_or(due_at),
+            Lane::Refresh => ripe_at(due_at, entry.interval),
+            Lane::Quarantine => due_at,
+        };
+        entry.turn = Turn::Waiting { class, place, due_at };
+        let waiting = Waiting { query: demand.query.clone(), load: entry.load, due_at, ripe_at };
+        let ledger = self.ledgers.entry(demand.account.clone());
+        let ledger = ledger.or_insert_with(|| Ledger::new(&demand.account));
+        ledger.queue.enter(class, place, waiting);
+    }
+
+    fn order_of(&self, at: Instant) -> u64 {
+        micros(at.saturating_duration_since(self.began_at))
+    }
+
+    /// Out of the queue, if it stands in it; the caller gives it another turn.
+    pub(super) fn leave_queue(&mut self, demand: &Demand) {
+        let Some(entry) = self.entries.get(demand) else { return };
+        if let Turn::Waiting { class, place, .. } = entry.turn
+            && let Some(ledger) = self.ledgers.get_mut(&demand.account)
+        {
+            ledger.queue.leave(&class, &place);
+        }
+    }
+
+    /// At most `room` requests that are to be sent now.
     pub(super) fn take_due(&mut self, now: Instant, room: usize) -> Vec<Batch> {
+        self.forget_sleepers(now);
         let mut batches = Vec::new();
-        while batches.len() < room
-            && let Some(mut batch) = self.again.pop_front()
-        {
-            // Some may have been withdrawn meanwhile.
-            batch.queries.retain(|query| {
-                let demand = Demand { account: batch.account.clone(), query: query.clone() };
-                self.entries.get(&demand).is_some_and(|entry| entry.turn == Turn::Fetching)
-            });
-            if !batch.queries.is_empty() {
-                batches.push(batch);
-            }
-        }
-        let room = room - batches.len();
-        let mut filling = Filling::new(self.config.batch_queries);
-        let mut left = Vec::new();
-        while room > 0
-            && let Some(first) = self.agenda.first_entry()
-            && first.key().0 <= now
-        {
-            let (slot, demand) = first.remove_entry();
-            let Some(entry) = self.entries.get_mut(&demand) else { continue };
-            if entry.latest.receiver_count() > 0 {
-                entry.asked_at = now;
-            }
-            match entry.turn {
-                Turn::Asleep(_) => drop(self.forget(&demand)),
-                _ if now < entry.asked_at + self.config.idle_after => {
-                    let class = entry.class(demand.query.window);
-                    if filling.add(&demand, class, entry.load, room) {
-                        entry.turn = Turn::Fetching;
-                        self.rounds.entry(demand.account).or_insert(now);
-                    } else {
-                        left.push((slot, demand));
-                    }
-                }
-                _ => {
-                    let forget_at = entry.asked_at + self.config.idle_after + MEMORY;
-                    let turn = Turn::Asleep(self.enter(forget_at, &demand));
-                    self.set_turn(&demand, turn);
+        let mut is_done = false;
+        while !is_done {
+            is_done = true;
+            for (id, heads) in self.heads(now) {
+                if batches.len() < room
+                    && let Some(batch) = self.take_of(id, &heads, now)
+                {
+                    is_done = false;
+                    batches.extend((!batch.queries.is_empty()).then_some(batch));
                 }
             }
         }
-        self.agenda.extend(left);
-        batches.extend(filling.batches());
         batches
     }
 
-    /// Enters the outcomes of a batch, in the order of its queries; a query without one has
+    /// Of each organisation that may send, who is first in each lane.
+    fn heads(&mut self, now: Instant) -> BTreeMap<OrganisationId, Heads> {
+        let mut all: BTreeMap<OrganisationId, Heads> = BTreeMap::new();
+        for (account, ledger) in &self.ledgers {
+            if !ledger.has_room(now) {
+                continue;
+            }
+            for (at, lane) in Lane::ALL.into_iter().enumerate() {
+                let Some(order) = ledger.queue.head(lane, now) else { continue };
+                let id = self.organisations.of(&ledger.payer, now);
+                let head = &mut all.entry(id).or_default()[at];
+                if head.as_ref().is_none_or(|(first, _)| order < *first) {
+                    *head = Some((order, account.clone()));
+                }
+            }
+        }
+        all.retain(|id, _| {
+            self.organisations.budget(*id).is_some_and(|budget| budget.has_one(now))
+        });
+        all
+    }
+
+    fn take_of(&mut self, id: OrganisationId, heads: &Heads, now: Instant) -> Option<Batch> {
+        let (lane, order, account) = {
+            let has_head = |lane: usize| heads[lane].is_some();
+            let at = self.organisations.get_mut(id)?.turns.next(has_head)?;
+            let (order, account) = heads[at].clone()?;
+            (Lane::ALL[at], order, account)
+        };
+        let ledger = self.ledgers.get_mut(&account)?;
+        let queries = match ledger.queue.take(lane, now, self.config.batch_queries)? {
+            // Some may have been withdrawn meanwhile.
+            Taken::Again(mut batch) => {
+                batch.queries.retain(|query| {
+                    let demand = Demand { account: account.clone(), query: query.clone() };
+                    self.entries.get(&demand).is_some_and(|entry| entry.turn == Turn::Fetching)
+                });
+                batch.queries
+            }
+            Taken::New(queries) => {
+                if lane == Lane::First {
+                    self.first_clock = self.first_clock.max(order);
+                }
+                self.wanted(&account, queries, now)
+            }
+        };
+        if !queries.is_empty() {
+            let ledger = self.ledgers.get_mut(&account)?;
+            ledger.in_flight += 1;
+            self.organisations.send(&ledger.payer, now);
+        }
+        Some(Batch { account, queries })
+    }
+
+    /// Those in which somebody is still interested; the others fall asleep.
+    fn wanted(&mut self, account: &Arc<Account>, queries: Vec<Query>, now: Instant) -> Vec<Query> {
+        let mut wanted = Vec::with_capacity(queries.len());
+        for query in queries {
+            let demand = Demand { account: account.clone(), query };
+            let Some(entry) = self.entries.get_mut(&demand) else { continue };
+            entry.turn = Turn::Fetching;
+            entry.note_followers(now);
+            if entry.is_idle(self.config.idle_after, now) {
+                self.put_to_sleep(&demand);
+            } else {
+                wanted.push(demand.query);
+            }
+        }
+        wanted
+    }
+
+    pub(super) fn put_to_sleep(&mut self, demand: &Demand) {
+        self.leave_queue(demand);
+        let number = self.number();
+        let Some(entry) = self.entries.get_mut(demand) else { return };
+        let slot = (entry.asked_at + self.config.idle_after + MEMORY, number);
+        entry.turn = Turn::Asleep(slot);
+        let askers = std::mem::take(&mut entry.askers);
+        self.asleep.insert(slot, demand.clone());
+        self.drop_askers(askers.into_iter().map(|(name, _)| name));
+        self.is_changed = true;
+    }
+
+    pub(super) fn drop_askers(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
+        for name in names {
+            if let Some(namespace) = self.namespaces.get_mut(&name) {
+                namespace.demands -= 1;
+                if namespace.demands == 0 {
+                    self.namespaces.remove(&name);
+                }
+            }
+        }
+    }
+
+    fn forget_sleepers(&mut self, now: Instant) {
+        while let Some(first) = self.asleep.first_entry()
+            && first.key().0 <= now
+        {
+            let demand = first.remove();
+            self.forget(&demand);
+        }
+    }
+
+    /// When to look again, unless a request ends before.
+    pub(super) fn next_turn(&mut self, now: Instant) -> Option<Instant> {
+        let mut next = self.asleep.first_key_value().map(|((at, _), _)| *at);
+        let planned = self.next_plan();
+        let mut earlier = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
+        planned.into_iter().for_each(&mut earlier);
+        for ledger in self.ledgers.values() {
+            if ledger.in_flight >= ledger.most_in_flight() {
+                continue;
+            }
+            let due_at = if ledger.queue.has_again() { Some(now) } else { ledger.queue.next_due() };
+            let Some(due_at) = due_at else { continue };
+            let may_at = ledger.health.retry_at().map_or(due_at, |retry_at| due_at.max(retry_at));
+            let id = self.organisations.of(&ledger.payer, now);
+            let Some(budget) = self.organisations.budget(id) else { continue };
+            if may_at > now {
+                earlier(budget.paused_until(now).map_or(may_at, |until| until.max(may_at)));
+            } else if !budget.has_one(now) {
+                // Not at this very instant, however little is wanting.
+                earlier(budget.next_at(0.0, now).max(now + Duration::from_millis(1)));
+            }
+        }
+        next
+    }
+
+    /// If its turn does not come soon, until when it does not, and why.
+    pub(super) fn postponed(
+        &mut self,
+        demand: &Demand,
+        now: Instant,
+    ) -> Option<(Instant, SourceError)> {
+        let Turn::Waiting { class, place, .. } = self.entries.get(demand)?.turn else {
+            return None;
+        };
+        let ledger = self.ledgers.get(&demand.account)?;
+        if let Some((retry_at, failure)) = ledger.health.postponed(now) {
+            return Some((retry_at, failure));
+        }
+        let ahead = ledger.queue.before(&class, &place, 10 * self.config.batch_queries);
+        let id = self.organisations.of(&ledger.payer, now);
+        if !self.organisations.has_answered(id) {
+            // What the limit is will be known in a moment.
+            return None;
+        }
+        let budget = self.organisations.budget(id)?;
+        #[expect(clippy::cast_precision_loss, reason = "it is a small number")]
+        let ahead = (ahead / class.company.min(self.config.batch_queries)) as f64;
+        budget.has_one(now);
+        let next_at = budget.next_at(ahead, now);
+        let (host, wait) = (demand.account.host(), next_at.saturating_duration_since(now));
+        Some((next_at, SourceError::Spent { host, wait }))
+    }
+
+    /// Enters what came of a batch that was sent at `started_at`. A query without an outcome has
     /// failed by our own fault. Outcomes of demands that are gone are of no interest. A batch that
     /// failed as a whole for one of its queries is not settled, but taken again in parts.
     pub(super) fn settle(
         &mut self,
         batch: Batch,
-        mut outcomes: Vec<Result<Answer, SourceError>>,
+        reply: Reply,
+        started_at: Instant,
         now: Instant,
     ) -> Vec<Change> {
+        let Reply { mut outcomes, rate_limit } = reply;
         outcomes.resize_with(batch.queries.len(), || {
             let what = "the request was lost in the scaler; please report it".to_owned();
             Err(SourceError::NotUnderstood { host: batch.account.host(), what })
         });
-        let outcomes = if batch.queries.len() > 1 {
-            match self.take_apart(&batch, outcomes) {
-                Some(outcomes) => outcomes,
-                None => return Vec::new(),
+        let jitter = self.jitter();
+        let refresh = self.config.refresh;
+        if let Some(ledger) = self.ledgers.get_mut(&batch.account) {
+            ledger.in_flight = ledger.in_flight.saturating_sub(1);
+            self.is_changed |= self.organisations.end(&ledger.payer, rate_limit.as_ref(), now);
+            let of_all = outcomes.iter().all(Result::is_err).then(|| &outcomes[0]);
+            if let Some(Err(SourceError::Throttled { limit, .. })) = of_all {
+                let id = self.organisations.of(&ledger.payer, now);
+                if let Some(budget) = self.organisations.budget(id) {
+                    budget.pause(limit.as_ref(), jitter, now);
+                }
             }
-        } else {
-            outcomes.into_iter().map(Some).collect()
+            let failure = of_all.and_then(|outcome| outcome.as_ref().err());
+            ledger.health.note_request(failure, started_at, refresh, jitter, now);
+        }
+        let Some(outcomes) = self.take_apart(&batch, outcomes, started_at) else {
+            return Vec::new();
         };
         let mut changes = Vec::new();
         let Batch { account, queries } = batch;
+        let travelled_with = queries.len();
         for (query, outcome) in queries.into_iter().zip(outcomes) {
             let demand = Demand { account: account.clone(), query };
             match outcome {
-                Some(outcome) => self.settle_one(&demand, outcome, now, &mut changes),
-                None => self.again.push_back(alone(demand)),
+                Some(outcome) => {
+                    self.settle_one(&demand, outcome, travelled_with, now, &mut changes);
+                }
+                None => self.take_again(&account, vec![demand.query]),
             }
         }
         changes
     }
 
-    /// What of a batch's outcomes can be believed. `None` if nothing can, and the batch is to be
-    /// taken again; `None` for a query that is to be read once alone.
-    fn take_apart(
-        &mut self,
-        batch: &Batch,
-        outcomes: Vec<Result<Answer, SourceError>>,
-    ) -> Option<Vec<Option<Result<Answer, SourceError>>>> {
-        let size = batch.queries.len();
-        let demand =
-            |query: &Query| Demand { account: batch.account.clone(), query: query.clone() };
-        let of_all = match outcomes.first() {
-            Some(Err(error)) if outcomes.iter().all(Result::is_err) => Some(error),
-            _ => None,
-        };
-        let parts = match of_all {
-            Some(error @ (SourceError::Malformed { .. } | SourceError::TooLarge { .. })) => {
-                Some(divided(batch.queries.clone(), &error.to_string()))
-            }
-            // Perhaps nobody can tell which series is whose.
-            Some(SourceError::NotUnderstood { .. }) => {
-                Some(batch.queries.iter().map(|query| vec![query.clone()]).collect())
-            }
-            // That passes, or is one query's.
-            Some(SourceError::Unprocessable) => {
-                let mut was_repeated = false;
-                for query in &batch.queries {
-                    if let Some(entry) = self.entries.get_mut(&demand(query)) {
-                        was_repeated |= std::mem::replace(&mut entry.is_repeated, true);
-                    }
-                }
-                Some(if was_repeated {
-                    divided(batch.queries.clone(), "")
-                } else {
-                    vec![batch.queries.clone()]
-                })
-            }
-            _ => None,
-        };
-        if let Some(parts) = parts
-            && self.health.entry(batch.account.clone()).or_default().may_divide()
-        {
-            let account = &batch.account;
-            let of = |queries| Batch { account: account.clone(), queries };
-            self.again.extend(parts.into_iter().map(of));
-            return None;
-        }
-        // Smaller requests from then on, which grow again with each answer.
-        let company = match of_all {
-            Some(SourceError::TimedOut { .. }) => Some(size.isqrt()),
-            Some(SourceError::TooLarge { .. }) => Some(size / 2),
-            _ => None,
-        };
-        if let Some(company) = company {
-            for query in &batch.queries {
-                if let Some(entry) = self.entries.get_mut(&demand(query)) {
-                    let was_a_group = entry.company < usize::MAX;
-                    entry.company = if was_a_group { 1 } else { company.max(1) };
-                }
-            }
-        }
-        let is_missing: Vec<bool> = batch
-            .queries
-            .iter()
-            .zip(&outcomes)
-            .map(|(query, outcome)| {
-                let is_empty = outcome.as_ref().is_ok_and(|answer| {
-                    answer.series.iter().all(|series| series.points.is_empty())
-                });
-                is_empty && self.entries.get(&demand(query)).is_some_and(Entry::has_data)
-            })
-            .collect();
-        let missing = is_missing.iter().filter(|is_missing| **is_missing).count();
-        let is_outage = missing > MAX_MISSING.max(size / 2);
-        let host = || batch.account.host();
-        let outcomes = outcomes.into_iter().zip(is_missing).map(|(outcome, is_missing)| {
-            match (is_missing, is_outage) {
-                (false, _) => Some(outcome),
-                (true, false) => None,
-                (true, true) => {
-                    let what = format!("{missing} of {size} queries lost their data at once");
-                    Some(Err(SourceError::Outage { host: host(), what }))
-                }
-            }
+    /// These are fetched again at once, together.
+    pub(super) fn take_again(&mut self, account: &Arc<Account>, queries: Vec<Query>) {
+        let lane = queries.first().map_or(Lane::Refresh, |query| {
+            let demand = Demand { account: account.clone(), query: query.clone() };
+            self.entries.get(&demand).map_or(Lane::Refresh, Entry::lane)
         });
-        Some(outcomes.collect())
+        if let Some(ledger) = self.ledgers.get_mut(account) {
+            ledger.queue.again(lane, Batch { account: account.clone(), queries });
+        }
     }
 
     fn settle_one(
         &mut self,
         demand: &Demand,
         outcome: Result<Answer, SourceError>,
+        travelled_with: usize,
         now: Instant,
         changes: &mut Vec<Change>,
     ) {
         let refresh = self.config.refresh;
-        let next_round = self.next_round(&demand.account, now);
+        let jitter = self.jitter();
         let Some(entry) = self.entries.get_mut(demand) else { return };
         if entry.turn != Turn::Fetching {
             return;
         }
+        let Some(ledger) = self.ledgers.get_mut(&demand.account) else { return };
+        if let Ok(answer) = &outcome
+            && entry.needs_step
+        {
+            let is_lone = answer.series.iter().any(|series| series.points.len() == 1);
+            let is_untold = answer.series.iter().any(|s| s.points.len() == 1 && s.step.is_none());
+            entry.is_solo = is_lone && (entry.is_solo || is_untold);
+            if is_untold && travelled_with > 1 {
+                return self.take_again(&demand.account, vec![demand.query.clone()]);
+            }
+        }
         let failure = outcome.as_ref().err().cloned();
-        let health = self.health.entry(demand.account.clone()).or_default();
+        let health = &mut ledger.health;
         changes.extend(health.note(demand, &mut entry.trouble, failure.as_ref(), now, refresh));
 
         entry.is_repeated = false;
+        entry.travelled_with = travelled_with;
         match &failure {
             None => {
                 // 1, 2, 4, … as many as there may be.
@@ -361,36 +626,27 @@ impl Book {
             Some(SourceError::NotUnderstood { .. }) => entry.company = 1,
             Some(_) => {}
         }
+        let interval = entry.interval;
         entry.latest.send_modify(|latest| {
             let latest = Arc::make_mut(latest);
             latest.failure.clone_from(&failure);
+            latest.interval = interval;
             if let Ok(Answer { series, window_end_ms }) = outcome {
-                let reading = Reading { series, window_end_ms, taken_at: now };
-                latest.interval = refresh;
-                remember(&mut latest.readings, reading);
+                remember(&mut latest.readings, Reading { series, window_end_ms, taken_at: now });
             }
         });
-        let lasts_alone = entry.trouble.lasts_alone(now);
-        let rejections = entry.rejections;
         let due_at = match &failure {
-            None => next_round,
-            Some(failure) => match pause(failure, lasts_alone, rejections, refresh) {
-                pause if pause <= refresh => next_round,
-                pause => now + pause,
-            },
+            None => now + interval,
+            // The organisation waits as a whole.
+            Some(SourceError::Throttled { .. }) => now,
+            Some(failure) => {
+                let lasts_alone = entry.trouble.lasts_alone(now);
+                let pause = pause(failure, lasts_alone, entry.rejections, refresh);
+                let is_put_off = pause > refresh;
+                now + if is_put_off { pause.mul_f64(jitter) } else { pause }
+            }
         };
-        let turn = Turn::Due(self.enter(due_at, demand));
-        self.set_turn(demand, turn);
-    }
-
-    /// The first after `now`. An account that has none begins with `now`.
-    fn next_round(&mut self, account: &Arc<Account>, now: Instant) -> Instant {
-        let refresh = self.config.refresh;
-        let began_at = *self.rounds.entry(account.clone()).or_insert(now);
-        let since = now.saturating_duration_since(began_at).as_nanos();
-        let into_round = since % refresh.as_nanos().max(1);
-        let into_round = Duration::from_nanos(u64::try_from(into_round).unwrap_or_default());
-        now + refresh.saturating_sub(into_round)
+        self.wait(demand, due_at, false);
     }
 
     /// See `Refresher::replace`.
@@ -400,18 +656,19 @@ impl Book {
         if self.replaced.len() > MAX_REPLACED {
             self.replaced.pop_front();
         }
-        if let Some(health) = self.health.remove(old) {
-            self.health.entry(new.clone()).or_default().inherit(health);
+        if let Some(ledger) = self.ledgers.get_mut(old) {
+            let health = std::mem::take(&mut ledger.health);
+            let ledger = self.ledgers.entry(new.clone()).or_insert_with(|| Ledger::new(new));
+            ledger.health.inherit(health);
         }
         let moving: Vec<Demand> =
             self.entries.keys().filter(|demand| demand.account == *old).cloned().collect();
         for demand in moving {
-            let Some(mut entry) = self.forget(&demand) else { continue };
-            if old.base_url() != new.base_url() {
-                continue;
-            }
+            let Some(mut entry) = self.remove(&demand) else { continue };
+            let askers = std::mem::take(&mut entry.askers);
             let heir = Demand { account: new.clone(), query: demand.query };
-            if let Some(present) = self.entries.get(&heir) {
+            let is_same_site = old.base_url() == new.base_url();
+            if let Some(present) = self.entries.get(&heir).filter(|_| is_same_site) {
                 // Somebody asked with the new keys already; who waits with the old ones is told
                 // by the closing channel.
                 present.latest.send_if_modified(|latest| {
@@ -422,54 +679,91 @@ impl Book {
                     }
                     is_empty
                 });
+            }
+            if !is_same_site || self.entries.contains_key(&heir) {
+                self.drop_askers(askers.into_iter().map(|(name, _)| name));
                 continue;
             }
             // No verdict on the new keys yet: the readings stay, held from when they were due.
-            entry.company = usize::MAX;
+            entry.askers = askers;
+            (entry.company, entry.rejections) = (usize::MAX, 0);
             entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
             entry.trouble = Trouble::default();
-            entry.turn = Turn::Due(self.enter(now, &heir));
-            self.entries.insert(heir, entry);
+            let is_asleep = matches!(entry.turn, Turn::Asleep(_));
+            self.entries.insert(heir.clone(), entry);
+            if is_asleep {
+                self.put_to_sleep(&heir);
+            } else {
+                self.wait(&heir, now, false);
+            }
+        }
+        self.is_changed = true;
+    }
+
+    fn forget(&mut self, demand: &Demand) {
+        if let Some(entry) = self.remove(demand) {
+            self.drop_askers(entry.askers.into_iter().map(|(name, _)| name));
         }
     }
 
-    fn forget(&mut self, demand: &Demand) -> Option<Entry> {
+    fn remove(&mut self, demand: &Demand) -> Option<Entry> {
+        self.leave_queue(demand);
         let entry = self.entries.remove(demand)?;
-        if let Turn::Due(slot) | Turn::Asleep(slot) = entry.turn {
-            self.agenda.remove(&slot);
+        if let Turn::Asleep(slot) = entry.turn {
+            self.asleep.remove(&slot);
         }
         Some(entry)
     }
 
-    fn enter(&mut self, at: Instant, demand: &Demand) -> Slot {
-        let slot = (at, self.next_slot);
-        self.next_slot += 1;
-        self.agenda.insert(slot, demand.clone());
-        slot
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
     }
 
-    fn set_turn(&mut self, demand: &Demand, turn: Turn) {
-        if let Some(entry) = self.entries.get_mut(demand) {
-            entry.turn = turn;
-        }
+    /// What was put off together is not to come back together.
+    fn jitter(&mut self) -> f64 {
+        0.8 + 0.2 * self.rng.f64()
     }
 }
 
-fn alone(demand: Demand) -> Batch {
-    Batch { account: demand.account, queries: vec![demand.query] }
+/// Who is first in each lane: the order, and the account.
+type Heads = [Option<(u64, Arc<Account>)>; 3];
+
+impl Ledger {
+    pub(super) fn new(account: &Arc<Account>) -> Self {
+        Self {
+            payer: Payer::of(account),
+            queue: Queue::default(),
+            in_flight: 0,
+            health: Health::default(),
+        }
+    }
+
+    fn most_in_flight(&self) -> usize {
+        if self.health.retry_at().is_some() { 1 } else { MAX_IN_FLIGHT }
+    }
+
+    fn has_room(&self, now: Instant) -> bool {
+        self.in_flight < self.most_in_flight()
+            && self.health.retry_at().is_none_or(|retry_at| retry_at <= now)
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Newest first. An older one is kept for the triggers that find more in it than in every newer
 /// one: points, or points of buckets that are full.
-fn remember(readings: &mut Vec<Arc<Reading>>, reading: Reading) {
+pub(super) fn remember(readings: &mut Vec<Arc<Reading>>, reading: Reading) {
     let (points, full) = (reading.depth(), reading.depth_of_full_buckets());
     readings.retain(|older| older.depth() > points || older.depth_of_full_buckets() > full);
     readings.insert(0, Arc::new(reading));
     readings.truncate(MAX_READINGS);
 }
 
-/// A spent rate limit is not asked again before its reset. A query that keeps timing out while
-/// others have answers is asked less often, for it takes a place that they could use.
+/// Until the next attempt of a query that failed. One that keeps timing out while others have
+/// answers is asked less often, for it takes a place that they could use.
 fn pause(failure: &SourceError, lasts_alone: bool, rejections: u32, refresh: Duration) -> Duration {
     // The first may be a deployment that is corrected at once.
     let doubled = 1 << rejections.saturating_sub(1).min(20);
@@ -480,247 +774,6 @@ fn pause(failure: &SourceError, lasts_alone: bool, rejections: u32, refresh: Dur
         // That comes and goes.
         SourceError::Unprocessable => refresh.saturating_mul(doubled).min(MAX_PAUSE).max(refresh),
         SourceError::TimedOut { .. } if lasts_alone => (refresh * 4).min(MAX_PAUSE).max(refresh),
-        SourceError::Throttled { limit: Some(limit), .. } => {
-            limit.reset.map_or(refresh, |reset| reset.min(MAX_PAUSE).max(refresh))
-        }
         _ => refresh,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use secrecy::SecretString;
-
-    use super::*;
-    use crate::demand::{Keys, Point, Series};
-
-    const ASKER: Asker<'_> = Asker { namespace: "shop", needs_step: false };
-    const REFRESH: Duration = Duration::from_secs(15);
-
-    fn book() -> Book {
-        Book::new(Config {
-            refresh: REFRESH,
-            idle_after: Duration::from_mins(2),
-            batch_queries: 1,
-            rate_share: 0.8,
-            max_round: Duration::from_mins(4),
-            max_demands: 1000,
-            max_demands_per_namespace: 1000,
-        })
-    }
-
-    fn demand(text: &str) -> Demand {
-        demand_with("key", text)
-    }
-
-    fn other_demand(text: &str) -> Demand {
-        demand_with("other key", text)
-    }
-
-    fn demand_with(key: &str, text: &str) -> Demand {
-        let keys = Keys::Bearer(SecretString::from(key));
-        let account = Arc::new(Account::new("https://dd".parse().unwrap(), keys));
-        let query = Query { text: text.into(), window: Window { age: 90, offset: 0 } };
-        Demand { account, query }
-    }
-
-    fn outage() -> SourceError {
-        SourceError::Outage { host: "dd".into(), what: "503".into() }
-    }
-
-    fn refused() -> SourceError {
-        SourceError::Refused { status: 403, host: "dd".into() }
-    }
-
-    fn malformed() -> SourceError {
-        SourceError::Malformed { reason: "no".into() }
-    }
-
-    fn answer() -> Answer {
-        Answer { series: Box::default(), window_end_ms: 0 }
-    }
-
-    /// Lets the demands have these outcomes in one round, and says what the log would.
-    fn round(
-        book: &mut Book,
-        now: Instant,
-        outcome: impl Fn(&str) -> Result<Answer, SourceError>,
-    ) -> Vec<String> {
-        let mut told = Vec::new();
-        for batch in book.take_due(now, usize::MAX) {
-            let outcomes = batch.queries.iter().map(|query| outcome(&query.text)).collect();
-            told.extend(book.settle(batch, outcomes, now).into_iter().map(|change| match change {
-                Change::AccountFails(..) => "account fails".to_owned(),
-                Change::AccountRecovers(_) => "account recovers".to_owned(),
-                Change::QueryFails(demand, _) => format!("{} fails", demand.query.text),
-                Change::QueryRecovers(demand) => format!("{} recovers", demand.query.text),
-            }));
-        }
-        told
-    }
-
-    #[test]
-    fn an_outage_is_told_once_for_all_queries_of_an_account() {
-        let (mut book, now) = (book(), Instant::now());
-        let _watched = ["a", "b"].map(|text| book.ask(&demand(text), ASKER, now).0);
-        let mut at = |outcome: &dyn Fn(&str) -> Result<Answer, SourceError>, rounds: u32| {
-            round(&mut book, now + REFRESH * rounds, outcome)
-        };
-        assert_eq!(at(&|_| Err(outage()), 0), ["account fails"]);
-        assert!(at(&|_| Err(outage()), 1).is_empty());
-        // Another kind of trouble asks for another remedy.
-        assert_eq!(at(&|_| Err(refused()), 2), ["account fails"]);
-        assert_eq!(at(&|_| Ok(answer()), 3), ["account recovers"]);
-        assert!(at(&|_| Ok(answer()), 4).is_empty());
-    }
-
-    #[test]
-    fn a_query_that_fails_alone_is_told_by_itself() {
-        let (mut book, now) = (book(), Instant::now());
-        let _watched = ["slow", "sound"].map(|text| book.ask(&demand(text), ASKER, now).0);
-        let slow_fails = |text: &str| if text == "slow" { Err(outage()) } else { Ok(answer()) };
-        let mut at = |outcome: &dyn Fn(&str) -> Result<Answer, SourceError>, tenths: u32| {
-            round(&mut book, now + REFRESH * tenths / 10, outcome)
-        };
-        assert!(at(&|_| Ok(answer()), 0).is_empty());
-        // It may yet be an outage, until a neighbour succeeds after it.
-        assert!(at(&slow_fails, 10).is_empty());
-        assert!(at(&slow_fails, 20).is_empty());
-        assert_eq!(at(&slow_fails, 30), ["slow fails"]);
-        assert!(at(&slow_fails, 40).is_empty());
-        assert_eq!(at(&|_| Ok(answer()), 50), ["slow recovers"]);
-    }
-
-    #[test]
-    fn a_query_that_keeps_timing_out_alone_is_asked_less_often() {
-        let (mut book, now) = (book(), Instant::now());
-        let _watched = ["slow", "sound"].map(|text| book.ask(&demand(text), ASKER, now).0);
-        let mut asked = Vec::new();
-        for seconds in 0..600 {
-            let now = now + Duration::from_secs(seconds);
-            for batch in book.take_due(now, usize::MAX) {
-                let is_slow = &*batch.queries[0].text == "slow";
-                if is_slow {
-                    asked.push(seconds);
-                }
-                let timed_out =
-                    SourceError::TimedOut { host: "dd".into(), after: Duration::from_secs(10) };
-                let outcome = if is_slow { Err(timed_out) } else { Ok(answer()) };
-                book.settle(batch, vec![outcome], now);
-            }
-        }
-        // Each 15 s for two minutes, in which a reading may be held, and each minute from then on.
-        assert_eq!(asked, [0, 15, 30, 45, 60, 75, 90, 105, 120, 180, 240, 300, 360, 420, 480, 540]);
-    }
-
-    #[test]
-    fn a_trouble_that_new_keys_end_is_told_to_end() {
-        let (mut book, now) = (book(), Instant::now());
-        let (old, new) = (demand("a"), other_demand("a"));
-        let _watched = book.ask(&old, ASKER, now).0;
-        assert_eq!(round(&mut book, now, |_| Err(refused())), ["account fails"]);
-        book.replace(&old.account, &new.account, now);
-        assert_eq!(round(&mut book, now, |_| Ok(answer())), ["account recovers"]);
-    }
-
-    #[test]
-    fn a_rejected_query_is_told_where_its_trigger_is_known() {
-        let (mut book, now) = (book(), Instant::now());
-        let _watched = book.ask(&demand("a"), ASKER, now).0;
-        assert!(round(&mut book, now, |_| Err(malformed())).is_empty());
-    }
-
-    #[test]
-    fn a_demand_that_comes_back_to_the_same_outage_is_not_told_again() {
-        let (mut book, now) = (book(), Instant::now());
-        drop(book.ask(&demand("a"), ASKER, now));
-        assert_eq!(round(&mut book, now, |_| Err(outage())), ["account fails"]);
-        for hour in 1..3 {
-            round(&mut book, now + Duration::from_hours(hour), |_| Err(outage()));
-        }
-        assert_eq!((book.known(), book.agenda.len()), (0, 0));
-        let now = now + Duration::from_hours(3);
-        drop(book.ask(&demand("a"), ASKER, now));
-        assert!(round(&mut book, now, |_| Err(outage())).is_empty());
-    }
-
-    #[test]
-    fn who_asks_with_replaced_keys_was_too_late() {
-        let (mut book, now) = (book(), Instant::now());
-        let (old, new) = (demand("a"), other_demand("a"));
-        book.replace(&old.account, &new.account, now);
-        assert!(book.ask(&old, ASKER, now).0.has_changed().is_err());
-        assert_eq!(book.known(), 0);
-        // And back again.
-        book.replace(&new.account, &old.account, now);
-        assert!(book.ask(&old, ASKER, now).0.has_changed().is_ok());
-    }
-
-    #[test]
-    fn an_outcome_that_comes_after_two_changes_of_keys_is_of_no_interest() {
-        let (mut book, now) = (book(), Instant::now());
-        let (demand, other) = (demand("a"), other_demand("a"));
-        let (watched, _) = book.ask(&demand, ASKER, now);
-        let [batch] = &*book.take_due(now, 1) else { panic!("one is due") };
-        book.replace(&demand.account, &other.account, now);
-        book.replace(&other.account, &demand.account, now);
-        book.settle(batch.clone(), vec![Ok(answer())], now);
-        assert!(watched.borrow().readings.is_empty());
-        assert_eq!((book.known(), book.agenda.len()), (1, 1));
-    }
-
-    #[test]
-    fn a_query_without_an_outcome_has_failed() {
-        let (mut book, now) = (book(), Instant::now());
-        let (watched, _) = book.ask(&demand("a"), ASKER, now);
-        for batch in book.take_due(now, 1) {
-            book.settle(batch, Vec::new(), now);
-        }
-        let failure = watched.borrow().failure.clone();
-        assert!(matches!(failure, Some(SourceError::NotUnderstood { .. })));
-        assert_eq!(book.next_due(), Some(now + REFRESH));
-    }
-
-    /// So many points, the newest of which is of a bucket that still fills.
-    fn reading(points: i64) -> Reading {
-        let points = (0..points).map(|n| Point { at_ms: n * 10_000, value: 1.0 });
-        let points: Box<[Point]> = points.collect();
-        let window_end_ms = points.last().map_or(0, |newest| newest.at_ms);
-        let series =
-            Series { scope: "*".into(), step: Some(Duration::from_secs(10)), nulls: 0, points };
-        let series = vec![series].into();
-        Reading { series, window_end_ms, taken_at: Instant::now() }
-    }
-
-    fn depths(readings: &[Arc<Reading>]) -> Vec<usize> {
-        readings.iter().map(|reading| reading.depth()).collect()
-    }
-
-    #[test]
-    fn older_readings_are_kept_only_while_there_is_more_in_them() {
-        let mut readings = Vec::new();
-        for (points, expected) in [
-            (9, &[9][..]),
-            (8, &[8, 9]),
-            (0, &[0, 8, 9]),
-            (0, &[0, 8, 9]),
-            (1, &[1, 8, 9]),
-            (0, &[0, 1, 8, 9]),
-            (8, &[8, 9]),
-            (9, &[9]),
-        ] {
-            remember(&mut readings, reading(points));
-            assert_eq!(depths(&readings), expected);
-        }
-    }
-
-    #[test]
-    fn an_older_reading_with_more_full_buckets_is_kept() {
-        let full = Reading { window_end_ms: 60_000, ..reading(1) };
-        let mut readings = vec![Arc::new(full)];
-        remember(&mut readings, reading(1));
-        assert_eq!(readings.len(), 2);
-        remember(&mut readings, reading(2));
-        assert_eq!(readings.len(), 1);
     }
 }

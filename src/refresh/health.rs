@@ -20,7 +20,23 @@ pub(super) struct Health {
     answered_at: Option<Instant>,
     /// How often a request was divided since then.
     divisions: u32,
+    /// Requests that timed out since then.
+    timed_out: u32,
+    /// While requests fail and none has an answer.
+    outage: Option<Backoff>,
 }
+
+struct Backoff {
+    failure: SourceError,
+    /// How often it was tried in vain.
+    tries: u32,
+    retry_at: Instant,
+}
+
+/// The longest that an account is left alone which fails: no longer than readings can be held.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// Requests that time out one after the other before it is more than slow queries.
+const MAX_TIMED_OUT: u32 = 8;
 
 /// Most divisions without an answer: one offender among 35 takes six. If none of the parts has an
 /// answer, it is not a query that is at fault.
@@ -40,6 +56,17 @@ pub(super) struct Trouble {
 pub(super) enum Change {
     AccountFails(Arc<Account>, SourceError),
     AccountRecovers(Arc<Account>),
+    /// The limit does not carry a reading each refresh; the longest interval, and what does not
+    /// fit even so.
+    Stretched {
+        host: String,
+        interval: Duration,
+        refused: usize,
+    },
+    /// It does again.
+    Relaxed {
+        host: String,
+    },
     /// Others of the account have answers meanwhile.
     QueryFails(Demand, SourceError),
     QueryRecovers(Demand),
@@ -88,6 +115,57 @@ impl Health {
         let account = self.told.take().map(|_| Change::AccountRecovers(demand.account.clone()));
         let query = was_told.then(|| Change::QueryRecovers(demand.clone()));
         account.into_iter().chain(query).collect()
+    }
+
+    /// A request that was sent at `started_at` has ended, with a failure of all its queries or
+    /// otherwise. If it fails for a reason that is the account's, and nothing succeeded meanwhile,
+    /// the account is left alone for a while, and then tried with one request.
+    pub(super) fn note_request(
+        &mut self,
+        failure: Option<&SourceError>,
+        started_at: Instant,
+        refresh: Duration,
+        jitter: f64,
+        now: Instant,
+    ) {
+        let Some(failure) = failure.filter(|failure| failure.concerns_account()) else {
+            (self.outage, self.timed_out, self.succeeded_at) = (None, 0, Some(now));
+            return;
+        };
+        if matches!(failure, SourceError::TimedOut { .. }) {
+            self.timed_out = self.timed_out.saturating_add(1);
+            if self.timed_out < MAX_TIMED_OUT {
+                return;
+            }
+        }
+        // Then it is the organisation that waits.
+        let is_throttled = matches!(failure, SourceError::Throttled { .. });
+        // What was under way together has failed together.
+        let is_of_last = self.outage.as_ref().is_some_and(|outage| started_at < outage.retry_at);
+        if is_throttled || is_of_last || self.has_answered_since(started_at) {
+            return;
+        }
+        let tries = self.outage.as_ref().map_or(0, |outage| outage.tries);
+        let backoff = refresh.saturating_mul(1 << tries.min(10)).min(MAX_BACKOFF.max(refresh));
+        let retry_at = now + backoff.mul_f64(jitter);
+        let tries = tries.saturating_add(1);
+        self.outage = Some(Backoff { failure: failure.clone(), tries, retry_at });
+    }
+
+    /// While the account fails: when it is tried again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.outage.as_ref().map(|outage| outage.retry_at)
+    }
+
+    /// Until when nobody tries, and why.
+    pub(super) fn postponed(&self, now: Instant) -> Option<(Instant, SourceError)> {
+        let outage = self.outage.as_ref()?;
+        // A try may be under way, and it may be the last.
+        (now < outage.retry_at).then(|| (outage.retry_at, outage.failure.clone()))
+    }
+
+    pub(super) fn has_answered_since(&self, at: Instant) -> bool {
+        self.succeeded_at.is_some_and(|succeeded_at| succeeded_at > at)
     }
 
     /// Whether queries have answers, within these two rounds.

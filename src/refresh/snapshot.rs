@@ -1,9 +1,16 @@
 //! What the engine knows at an instant, for whoever looks after it: the status page, the metrics.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
+use super::{
+    book::{Book, Entry, Turn},
+    organisations::OrganisationId,
+    queue::Lane,
+};
 use crate::{
-    demand::{Account, Query},
+    demand::{Account, Demand, Query},
     source::SourceError,
 };
 
@@ -78,4 +85,77 @@ pub enum DemandState {
     Refused,
     /// Nobody asks for it.
     Asleep,
+}
+
+impl Book {
+    pub(super) fn snapshot(&mut self, now: Instant) -> Snapshot {
+        let mut accounts: BTreeMap<OrganisationId, Vec<Arc<Account>>> = BTreeMap::new();
+        for (account, ledger) in &self.ledgers {
+            let id = self.organisations.of(&ledger.payer, now);
+            accounts.entry(id).or_default().push(account.clone());
+        }
+        let organisations = self.organisations.all().map(|(id, organisation)| {
+            let (budget, round) = (&organisation.budget, &organisation.round);
+            let terms = budget.terms();
+            OrganisationStatus {
+                accounts: accounts.remove(&id).unwrap_or_default(),
+                name: terms.name.clone(),
+                is_told: budget.is_told,
+                limit: whole(terms.limit),
+                period: terms.period,
+                reset: terms.ends_at.saturating_duration_since(now),
+                remaining: whole(budget.remaining()),
+                sent: whole(budget.sent()),
+                others: whole(budget.others()),
+                allowance: whole(budget.allowance()),
+                pace: budget.pace(now),
+                intervals: round.intervals,
+                paused: budget.paused_until(now).map(|until| until - now),
+                awake: round.awake,
+                quarantined: round.quarantined,
+                refused: round.refused,
+            }
+        });
+        let organisations = organisations.collect();
+        let demands = self.entries.iter().map(|(demand, entry)| entry.status(demand, now));
+        Snapshot { organisations, demands: demands.collect() }
+    }
+}
+
+impl Entry {
+    fn status(&self, demand: &Demand, now: Instant) -> DemandStatus {
+        let latest = self.latest.borrow();
+        let (state, next_in) = match self.turn {
+            Turn::Waiting { class, due_at, .. } => {
+                let is_quarantined = class.lane == Lane::Quarantine;
+                let state =
+                    if is_quarantined { DemandState::Quarantined } else { DemandState::Awake };
+                (state, Some(due_at.saturating_duration_since(now)))
+            }
+            Turn::Fetching => (DemandState::Fetching, None),
+            Turn::Refused => (DemandState::Refused, None),
+            Turn::Asleep(_) => (DemandState::Asleep, None),
+        };
+        DemandStatus {
+            account: demand.account.clone(),
+            query: demand.query.clone(),
+            namespaces: self.askers.iter().map(|(name, _)| name.clone()).collect(),
+            state,
+            age: latest.readings.first().map(|reading| now - reading.taken_at),
+            is_held: latest.failure.is_some() && !latest.readings.is_empty(),
+            failure: latest.failure.clone(),
+            interval: self.interval,
+            next_in,
+            batch: self.travelled_with,
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it counts requests, and a cast saturates"
+)]
+fn whole(requests: f64) -> u64 {
+    requests as u64
 }

@@ -1,12 +1,11 @@
 //! Which demands travel together in one request. Pure.
 
-use std::{collections::HashMap, sync::Arc};
-
 use url::form_urlencoded::byte_serialize;
 
+use super::queue::Lane;
 use crate::{
-    demand::{Account, Demand, Query, Window},
-    source::{Batch, grammar},
+    demand::{Query, Window},
+    source::grammar,
 };
 
 /// Most escaped bytes of the queries of a request, commas included: Datadog refuses URLs of some
@@ -36,14 +35,21 @@ impl Load {
         let is_clear = parts.is_some_and(|parts| parts.iter().all(|part| !part.trim().is_empty()));
         Self { queries, bytes, may_share: is_clear && bytes <= MAX_BYTES }
     }
-}
 
-/// Requests that are being filled.
-pub(super) struct Filling {
-    most_queries: usize,
-    batches: Vec<Batch>,
-    /// Of each kind, which batch is not full yet, and its load.
-    open: HashMap<(Arc<Account>, Class), (usize, Load)>,
+    pub(super) fn may_share(self) -> bool {
+        self.may_share
+    }
+
+    /// The part of a request that it takes, if that has so many queries at most.
+    #[expect(clippy::cast_precision_loss, reason = "a request is no such number of bytes")]
+    pub(super) fn weight(self, most_queries: usize) -> f64 {
+        if !self.may_share {
+            return 1.0;
+        }
+        let of_queries = self.queries as f64 / most_queries as f64;
+        let of_bytes = (self.bytes + COMMA) as f64 / MAX_BYTES as f64;
+        of_queries.max(of_bytes).min(1.0)
+    }
 }
 
 /// What demands must have in common to travel together.
@@ -51,43 +57,43 @@ pub(super) struct Filling {
 pub(super) struct Class {
     pub(super) window: Window,
     /// A stranger's first query is not to delay those that have answers.
-    pub(super) is_first: bool,
+    pub(super) lane: Lane,
     /// Most queries of a request that it travels in.
     pub(super) company: usize,
 }
 
+/// A request that is being filled.
+pub(super) struct Filling {
+    most_queries: usize,
+    load: Load,
+}
+
 impl Filling {
     pub(super) fn new(most_queries: usize) -> Self {
-        Self { most_queries, batches: Vec::new(), open: HashMap::new() }
+        Self { most_queries, load: Load { queries: 0, bytes: 0, may_share: true } }
     }
 
-    /// False if there would be more than `room` requests.
-    pub(super) fn add(&mut self, demand: &Demand, class: Class, load: Load, room: usize) -> bool {
-        let most = self.most_queries.min(class.company);
-        let kind = (demand.account.clone(), class);
-        if load.may_share
-            && let Some((place, open)) = self.open.get_mut(&kind)
-            && open.queries + load.queries <= most
-            && open.bytes + COMMA + load.bytes <= MAX_BYTES
-        {
-            open.queries += load.queries;
-            open.bytes += COMMA + load.bytes;
-            self.batches[*place].queries.push(demand.query.clone());
-            return true;
+    /// Whether there is room for it; nobody joins one that does not share.
+    pub(super) fn add(&mut self, load: Load) -> bool {
+        let is_first = self.load.queries == 0;
+        let bytes = self.load.bytes + if is_first { 0 } else { COMMA } + load.bytes;
+        let queries = self.load.queries + load.queries;
+        let is_in = is_first
+            || (self.load.may_share
+                && load.may_share
+                && queries <= self.most_queries
+                && bytes <= MAX_BYTES);
+        if is_in {
+            let may_share = self.load.may_share && load.may_share;
+            self.load = Load { queries, bytes, may_share };
         }
-        let has_room = self.batches.len() < room;
-        if has_room {
-            if load.may_share {
-                self.open.insert(kind, (self.batches.len(), load));
-            }
-            let queries = vec![demand.query.clone()];
-            self.batches.push(Batch { account: demand.account.clone(), queries });
-        }
-        has_room
+        is_in
     }
 
-    pub(super) fn batches(self) -> Vec<Batch> {
-        self.batches
+    pub(super) fn is_full(&self) -> bool {
+        !self.load.may_share
+            || self.load.queries >= self.most_queries
+            || self.load.bytes >= MAX_BYTES
     }
 }
 
@@ -110,64 +116,56 @@ pub(super) fn divided(queries: Vec<Query>, reason: &str) -> Vec<Vec<Query>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demand::Keys;
 
-    fn demand(text: &str) -> Demand {
-        let account = Account::new("https://dd".parse().unwrap(), Keys::Bearer("key".into()));
-        let window = Window { age: 90, offset: 0 };
-        Demand { account: Arc::new(account), query: Query { text: text.into(), window } }
+    fn query(text: &str) -> Query {
+        Query { text: text.into(), window: Window { age: 90, offset: 0 } }
     }
 
-    fn class(age: u64, is_first: bool, company: usize) -> Class {
-        Class { window: Window { age, offset: 0 }, is_first, company }
-    }
-
-    /// How many queries each request has.
+    /// How many of these fit into the first request.
     #[track_caller]
-    fn check(texts: &[(&str, Class)], room: usize, expected: &[usize]) {
-        let mut filling = Filling::new(35);
-        for (text, class) in texts {
-            let demand = demand(text);
-            filling.add(&demand, *class, Load::of(&demand.query), room);
-        }
-        let sizes: Vec<usize> = filling.batches().iter().map(|batch| batch.queries.len()).collect();
-        assert_eq!(sizes, expected);
-    }
-
-    #[test]
-    fn what_has_the_same_window_travels_together() {
-        let (any, other) = (class(90, false, 99), class(600, false, 99));
-        check(&[("a{*}", any), ("b{*}", other), ("c{*}", any)], 9, &[2, 1]);
-        check(&[("a{*}", any), ("b{*}", class(90, true, 99))], 9, &[1, 1]);
-        check(&[("a{*}", any), ("b{*}", any)], 0, &[]);
+    fn check(texts: &[&str], most_queries: usize, expected: usize) {
+        let mut filling = Filling::new(most_queries);
+        let fits = |text: &&&str| filling.add(Load::of(&query(text)));
+        assert_eq!(texts.iter().filter(fits).count(), expected);
     }
 
     #[test]
     fn a_request_has_an_end() {
-        let any = class(90, false, 99);
-        check(&[("a{*}", any); 80], 9, &[35, 35, 10]);
-        check(&[("a{*}", class(90, false, 3)); 7], 9, &[3, 3, 1]);
-        let several = "a{*},b{*},c{*}";
-        check(&[(several, any); 13], 9, &[11, 2]);
+        check(&["a{*}"; 80], 35, 35);
+        check(&["a{*}"; 7], 3, 3);
+        check(&["a{*},b{*},c{*}"; 13], 35, 11);
+        // What comes after one that has no room may have.
+        check(&["a{*}", "b{*},c{*}", "d{*}"], 2, 2);
         let long = format!("a{{{}}}", "x".repeat(3_000));
-        check(&[(&*long, any); 3], 9, &[2, 1]);
-        check(&[("a{*}", any); 80], 2, &[35, 35]);
+        check(&[&*long; 3], 35, 2);
     }
 
     #[test]
     fn what_nobody_can_tell_the_end_of_travels_alone() {
-        let any = class(90, false, 99);
-        check(&[("a{*", any), ("b{*}", any), ("c{*}", any)], 9, &[1, 2]);
-        check(&[("a{*},", any), ("b{*}", any), (", c{*}", any), ("d{*}", any)], 9, &[1, 2, 1]);
+        check(&["a{*", "b{*}"], 35, 1);
+        check(&["b{*}", "a{*", "c{*}"], 35, 2);
+        check(&["a{*},", "b{*}"], 35, 1);
+        check(&[", a{*}", "b{*}"], 35, 1);
         let too_long = format!("a{{{}}}", "x".repeat(8_000));
-        check(&[("b{*}", any), (&*too_long, any), ("c{*}", any)], 9, &[2, 1]);
+        check(&[&*too_long, "b{*}"], 35, 1);
+        check(&["b{*}", &*too_long, "c{*}"], 35, 2);
+    }
+
+    #[test]
+    fn a_query_weighs_what_it_takes_of_a_request() {
+        let weight = |text: &str| Load::of(&query(text)).weight(35);
+        assert!((weight("a{*}") - 1.0 / 35.0).abs() < 1e-9);
+        assert!((weight("a{*},b{*}") - 2.0 / 35.0).abs() < 1e-9);
+        let long = format!("a{}", "x".repeat(3_496));
+        assert!((weight(&long) - 0.5).abs() < 1e-9);
+        assert!((weight("a{*") - 1.0).abs() < 1e-9);
     }
 
     #[test]
     fn a_rejected_request_is_halved_unless_its_offender_is_named() {
         let texts = |reason: &str| {
             let queries: Vec<Query> =
-                ["a{*}", "b{x y}", "c{*}", "d{*}"].iter().map(|t| demand(t).query).collect();
+                ["a{*}", "b{x y}", "c{*}", "d{*}"].iter().map(|text| query(text)).collect();
             let parts = divided(queries, reason).into_iter();
             parts
                 .map(|part| part.iter().map(|query| &*query.text).collect::<Vec<_>>().join(" "))

@@ -14,8 +14,8 @@ use crate::{
     words::shorten,
 };
 
-/// Most requests that are under way at once.
-const MAX_FETCHES: usize = 16;
+/// Most requests that are under way at once, of all accounts: one that hangs has few of them.
+const MAX_FETCHES: usize = 64;
 
 /// Most characters of a query in the log.
 const MAX_QUERY: usize = 300;
@@ -24,8 +24,8 @@ pub struct Worker<S> {
     shared: Arc<Shared>,
     source: Arc<S>,
     fetches: JoinSet<Reply>,
-    /// What each running fetch is for, so that one that panics still settles.
-    batches: HashMap<Id, Batch>,
+    /// What each running fetch is for and when it began, so that one that panics still settles.
+    batches: HashMap<Id, (Batch, Instant)>,
 }
 
 impl<S: Source> Worker<S> {
@@ -36,9 +36,9 @@ impl<S: Source> Worker<S> {
     /// Until `shutdown`; fetches that are under way then are dropped.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
-            let next_due = self.start_due();
+            let next_turn = self.start_due();
             let due = async {
-                match next_due {
+                match next_turn {
                     Some(at) => sleep_until(at).await,
                     None => std::future::pending().await,
                 }
@@ -55,19 +55,21 @@ impl<S: Source> Worker<S> {
     /// Starts what is due; says when to look again, unless a fetch has to end first.
     fn start_due(&mut self) -> Option<Instant> {
         let room = MAX_FETCHES - self.fetches.len();
-        let (batches, next_due, known) = {
+        let now = Instant::now();
+        let (changes, batches, next_turn) = {
             let mut book = self.shared.book();
-            let batches = book.take_due(Instant::now(), room);
-            (batches, book.next_due(), book.known())
+            let changes = book.plan(now);
+            let batches = book.take_due(now, room);
+            (changes, batches, book.next_turn(now))
         };
-        self.shared.metrics.set_demands(known);
+        changes.into_iter().for_each(tell);
         for batch in batches {
             let source = self.source.clone();
             let fetched = batch.clone();
             let task = self.fetches.spawn(async move { source.fetch(&fetched).await });
-            self.batches.insert(task.id(), batch);
+            self.batches.insert(task.id(), (batch, now));
         }
-        next_due.filter(|_| self.fetches.len() < MAX_FETCHES)
+        next_turn.filter(|_| self.fetches.len() < MAX_FETCHES)
     }
 
     fn settle(&mut self, done: Result<(Id, Reply), JoinError>) {
@@ -78,8 +80,8 @@ impl<S: Source> Worker<S> {
                 (error.id(), Reply { outcomes: Vec::new(), rate_limit: None })
             }
         };
-        let Some(batch) = self.batches.remove(&id) else { return };
-        let changes = self.shared.book().settle(batch, reply.outcomes, Instant::now());
+        let Some((batch, started_at)) = self.batches.remove(&id) else { return };
+        let changes = self.shared.book().settle(batch, reply, started_at, Instant::now());
         changes.into_iter().for_each(tell);
     }
 }
@@ -92,6 +94,17 @@ fn tell(change: Change) {
         }
         Change::AccountRecovers(account) => {
             tracing::info!(host = account.host(), "Datadog answers again");
+        }
+        Change::Stretched { host, interval, refused } => {
+            tracing::warn!(
+                host,
+                interval_seconds = interval.as_secs_f64(),
+                refused,
+                "Datadog's rate limit does not carry a reading of each query each `--refresh`"
+            );
+        }
+        Change::Relaxed { host } => {
+            tracing::info!(host, "Datadog's rate limit carries all queries again");
         }
         Change::QueryFails(demand, error) => {
             let query = shorten(&demand.query.text, MAX_QUERY);

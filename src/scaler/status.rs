@@ -67,7 +67,10 @@ impl Failure {
                     SourceError::Refused { .. }
                     | SourceError::Misdirected { .. }
                     | SourceError::ClockSkew { .. } => Code::FailedPrecondition,
-                    SourceError::Throttled { .. } => Code::ResourceExhausted,
+                    SourceError::Throttled { .. }
+                    | SourceError::Spent { .. }
+                    | SourceError::Crowded { .. }
+                    | SourceError::Full { .. } => Code::ResourceExhausted,
                     SourceError::Unprocessable
                     | SourceError::Outage { .. }
                     | SourceError::Unreachable { .. }
@@ -287,6 +290,13 @@ mod tests {
             source(SourceError::ClockSkew { host: host(), skew: Duration::from_mins(10) }),
             source(SourceError::TooLarge { what: "6000 series".into() }),
             source(SourceError::NotUnderstood { host: host(), what: "it has no `status`".into() }),
+            source(SourceError::Spent { host: host(), wait: Duration::from_secs(83) }),
+            source(SourceError::Crowded {
+                host: host(),
+                capacity: 58,
+                round: Duration::from_mins(4),
+            }),
+            source(SourceError::Full { most: 20_000, flag: "--max-demands" }),
             Failure::TimedOut { host: host(), patience: Duration::from_millis(2_500) },
             Failure::Withdrawn,
         ];
@@ -314,6 +324,9 @@ mod tests {
         FAILED_PRECONDITION: this machine's clock and that of api.datadoghq.eu are 600 s apart, so that queries look at the wrong time; set it right
         INVALID_ARGUMENT: the answer has 6000 series; group by fewer tags, or ask for a shorter `age`
         INTERNAL: the answer from api.datadoghq.eu is not understood: it has no `status`
+        RESOURCE_EXHAUSTED: the requests that the rate limit of api.datadoghq.eu leaves for queries are spent; the next turn is in 84 s; read less often (`--refresh`), or ask Datadog for more
+        RESOURCE_EXHAUSTED: Datadog's rate limit at api.datadoghq.eu carries 58 queries of this namespace at a reading each 240 s, and this one came later; use fewer, or ask Datadog for more
+        RESOURCE_EXHAUSTED: the scaler knows 20000 queries already, the most it may (`--max-demands`)
         DEADLINE_EXCEEDED: no reading from api.datadoghq.eu within 2.5s; it is still being fetched
         UNAVAILABLE: the credentials changed while the query was read; ask again
         "#);

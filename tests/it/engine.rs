@@ -81,7 +81,7 @@ impl Engine {
         let source = Scripted { started_at, script: Box::new(script), requests: requests.clone() };
         let metrics = Arc::new(Metrics::new());
         let config = config("http://dd");
-        let (refresher, worker) = refresh::new(config.refresh, source, metrics.clone());
+        let (refresher, worker) = refresh::new(config.refresh, source);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(worker.run(stop.clone()));

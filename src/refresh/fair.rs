@@ -1,0 +1,80 @@
+//! How a pace is shared out among namespaces: max-min fairness. Who needs less than an equal part
+//! gets all it needs, and what it leaves goes to the others in equal parts. Pure.
+
+use std::time::Duration;
+
+/// What one of those who share gets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Part {
+    /// How often each of its demands is read.
+    pub(super) interval: Duration,
+    /// Requests a round that it may have; what is beyond does not fit.
+    pub(super) most: f64,
+}
+
+/// `costs` are the requests that a round of each takes, `pace` the requests a second for all.
+pub(super) fn share_out(
+    pace: f64,
+    costs: &[f64],
+    refresh: Duration,
+    max_round: Duration,
+) -> Vec<Part> {
+    let refresh_seconds = refresh.as_secs_f64();
+    let level = level(pace, costs.iter().map(|cost| cost / refresh_seconds).collect());
+    let longest = max_round.max(refresh);
+    let part = |cost: &f64| {
+        let interval = Duration::try_from_secs_f64(cost / level).unwrap_or(longest);
+        Part { interval: interval.clamp(refresh, longest), most: level * longest.as_secs_f64() }
+    };
+    costs.iter().map(part).collect()
+}
+
+/// Up to which rate everybody's need is met, so that all together take `pace`.
+fn level(pace: f64, mut needs: Vec<f64>) -> f64 {
+    needs.sort_by(f64::total_cmp);
+    let mut left = pace;
+    let mut sharers = needs.len();
+    for need in needs {
+        #[expect(clippy::cast_precision_loss, reason = "there are not so many namespaces")]
+        let equal = left / sharers as f64;
+        if need > equal {
+            return equal;
+        }
+        left -= need;
+        sharers -= 1;
+    }
+    f64::INFINITY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Intervals in seconds, and what fits, at a refresh of 10 s and rounds of 100 s at most.
+    #[track_caller]
+    fn check(pace: f64, costs: &[f64], expected: &[(u64, f64)]) {
+        let parts = share_out(pace, costs, Duration::from_secs(10), Duration::from_secs(100));
+        let shown: Vec<(u64, f64)> =
+            parts.iter().map(|part| (part.interval.as_secs(), part.most)).collect();
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn who_fits_is_read_each_refresh() {
+        check(1.0, &[3.0, 5.0], &[(10, f64::INFINITY), (10, f64::INFINITY)]);
+    }
+
+    #[test]
+    fn the_largest_stretches_first() {
+        // 0.1 a second go to the small one, which needs no more, and 0.9 to the large one.
+        check(1.0, &[1.0, 18.0], &[(10, 90.0), (20, 90.0)]);
+        check(1.0, &[10.0, 10.0], &[(20, 50.0), (20, 50.0)]);
+    }
+
+    #[test]
+    fn beyond_the_longest_round_it_does_not_fit() {
+        check(1.0, &[1.0, 1_000.0], &[(10, 90.0), (100, 90.0)]);
+        check(0.0, &[1.0], &[(100, 0.0)]);
+        check(1.0, &[], &[]);
+    }
+}

@@ -1,0 +1,374 @@
+//! Which accounts share a rate limit. Datadog counts requests for each organisation, and nothing
+//! says which one an account belongs to; so accounts with one API key are one, and those of one
+//! site whose limits agree are taken for one until what is left of them proves otherwise. Pure.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+
+use secrecy::ExposeSecret as _;
+use tokio::time::Instant;
+
+use super::{
+    budget::{Budget, Terms},
+    queue::Lane,
+};
+use crate::{
+    demand::{Account, Keys},
+    source::RateLimit,
+};
+
+/// How often in a row a meter must fall by too little before it is no more taken for a part.
+const PROOFS: u32 = 3;
+
+pub(super) struct Organisations {
+    share: f64,
+    meters: HashMap<Payer, Meter>,
+    all: BTreeMap<OrganisationId, Organisation>,
+    next_id: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct OrganisationId(u64);
+
+/// What Datadog counts requests for, as an account shows it: an address, and an API key or token.
+#[derive(Clone)]
+pub(super) struct Payer(Arc<Account>);
+
+pub(super) struct Organisation {
+    pub(super) budget: Budget,
+    /// Requests since it is known, of all its meters.
+    started: u64,
+    answered: u64,
+    pub(super) turns: Turns,
+    pub(super) round: Round,
+}
+
+/// Whose turn it is among lanes.
+#[derive(Default)]
+pub(super) struct Turns {
+    /// What each has had.
+    had: [u64; 3],
+}
+
+/// What was planned last.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Round {
+    /// The shortest and the longest.
+    pub(super) intervals: (Duration, Duration),
+    pub(super) awake: usize,
+    pub(super) quarantined: usize,
+    pub(super) refused: usize,
+    /// Whether it was told that intervals are long, and that some do not fit.
+    pub(super) told: (bool, bool),
+}
+
+/// What one payer's replies say.
+struct Meter {
+    organisation: OrganisationId,
+    terms: Option<Terms>,
+    /// Requests since it is known.
+    started: u64,
+    answered: u64,
+    /// Those of the period, and when that ends.
+    sent: f64,
+    sent_until: Instant,
+    /// At the last reply with no other request under way.
+    mark: Option<Mark>,
+    /// Requests of the others that were answered when the one under way began, if it was alone.
+    others_answered: u64,
+    /// How often in a row less was gone than the others had sent.
+    proofs: u32,
+    /// The organisation that it turned out not to be a part of.
+    left: Option<OrganisationId>,
+}
+
+struct Mark {
+    remaining: u64,
+    ends_at: Instant,
+    answered: u64,
+    /// Requests of the others that had been started.
+    others_started: u64,
+}
+
+impl Organisations {
+    pub(super) fn new(share: f64) -> Self {
+        Self { share, meters: HashMap::new(), all: BTreeMap::new(), next_id: 0 }
+    }
+
+    /// An account that is not known is its own organisation until its terms are.
+    pub(super) fn of(&mut self, payer: &Payer, now: Instant) -> OrganisationId {
+        if let Some(meter) = self.meters.get(payer) {
+            return meter.organisation;
+        }
+        let organisation = self.found(Budget::new(self.share, now));
+        self.meters.insert(payer.clone(), Meter::new(organisation, now));
+        organisation
+    }
+
+    pub(super) fn get_mut(&mut self, id: OrganisationId) -> Option<&mut Organisation> {
+        self.all.get_mut(&id)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (OrganisationId, &Organisation)> {
+        self.all.iter().map(|(id, organisation)| (*id, organisation))
+    }
+
+    pub(super) fn budget(&mut self, id: OrganisationId) -> Option<&mut Budget> {
+        self.all.get_mut(&id).map(|organisation| &mut organisation.budget)
+    }
+
+    pub(super) fn has_answered(&self, id: OrganisationId) -> bool {
+        self.all.get(&id).is_some_and(|organisation| organisation.answered > 0)
+    }
+
+    /// A request is sent.
+    pub(super) fn send(&mut self, payer: &Payer, now: Instant) {
+        let id = self.of(payer, now);
+        let (Some(meter), Some(organisation)) = (self.meters.get_mut(payer), self.all.get_mut(&id))
+        else {
+            return;
+        };
+        organisation.budget.send(now);
+        meter.roll(organisation.budget.terms(), now);
+        meter.sent += 1.0;
+        if meter.started == meter.answered {
+            meter.others_answered = organisation.answered - meter.answered;
+        }
+        meter.started += 1;
+        organisation.started += 1;
+    }
+
+    /// A request has ended. True if what its payer may send is another matter now.
+    pub(super) fn end(&mut self, payer: &Payer, said: Option<&RateLimit>, now: Instant) -> bool {
+        let id = self.of(payer, now);
+        let (Some(meter), Some(organisation)) = (self.meters.get_mut(payer), self.all.get_mut(&id))
+        else {
+            return false;
+        };
+        meter.answered += 1;
+        organisation.answered += 1;
+        let is_first = organisation.answered == 1;
+        let was_told = organisation.budget.is_told;
+        let Some((said, terms)) = said.and_then(|said| Some((said, Terms::of(said, now)?))) else {
+            return is_first;
+        };
+        meter.terms = Some(terms.clone());
+        let is_alone = self.meters.values().filter(|other| other.organisation == id).count() == 1;
+        let belongs = is_alone || {
+            let agrees = organisation.budget.terms().agree(&terms);
+            let meter = self.meters.get_mut(payer).expect("it was there a line ago");
+            agrees && !meter.is_proof(said.remaining, &terms, organisation)
+        };
+        if belongs {
+            organisation.budget.learn(&terms, said.remaining, now);
+            let is_joined = is_alone && self.take_for_one(payer, id, &terms, now);
+            is_first || !was_told || is_joined
+        } else {
+            self.leave(payer, id, now);
+            let moved = self.of(payer, now);
+            if let Some(budget) = self.budget(moved) {
+                budget.learn(&terms, said.remaining, now);
+            }
+            true
+        }
+    }
+
+    /// Forgets who has not been heard of for a whole period and is not in use.
+    pub(super) fn forget(&mut self, is_in_use: impl Fn(&Payer) -> bool, now: Instant) {
+        let all = &self.all;
+        self.meters.retain(|payer, meter| {
+            let period = all.get(&meter.organisation).map(|o| o.budget.terms().period);
+            let is_recent = period.is_some_and(|period| now < meter.sent_until + period);
+            meter.started != meter.answered || is_recent || is_in_use(payer)
+        });
+        let meters = &self.meters;
+        self.all.retain(|id, _| meters.values().any(|meter| meter.organisation == *id));
+    }
+
+    /// Whose limit agrees with that of others of its site joins them.
+    fn take_for_one(
+        &mut self,
+        payer: &Payer,
+        id: OrganisationId,
+        terms: &Terms,
+        now: Instant,
+    ) -> bool {
+        let left = self.meters.get(payer).and_then(|meter| meter.left);
+        let agrees = |other: &OrganisationId| {
+            self.all
+                .get(other)
+                .is_some_and(|other| other.budget.is_told && other.budget.terms().agree(terms))
+        };
+        let is_of_site = |other: &Payer| other.0.base_url() == payer.0.base_url();
+        let mut others = self.meters.iter().filter(|(other, _)| is_of_site(other));
+        let joined = others.find_map(|(_, meter)| {
+            let other = meter.organisation;
+            (other != id && Some(other) != left && agrees(&other)).then_some(other)
+        });
+        let Some(joined) = joined else { return false };
+        let Some(gone) = self.all.remove(&id) else { return false };
+        if let Some(organisation) = self.all.get_mut(&joined) {
+            organisation.budget.join(&gone.budget, now);
+            organisation.started += gone.started;
+            organisation.answered += gone.answered;
+        }
+        for meter in self.meters.values_mut() {
+            if meter.organisation == id {
+                meter.organisation = joined;
+            }
+            if meter.organisation == joined {
+                meter.begin_anew();
+            }
+        }
+        true
+    }
+
+    fn leave(&mut self, payer: &Payer, id: OrganisationId, now: Instant) {
+        let Some(meter) = self.meters.get_mut(payer) else { return };
+        let Some(organisation) = self.all.get_mut(&id) else { return };
+        organisation.started -= meter.started;
+        organisation.answered -= meter.answered;
+        let mut budget = organisation.budget.split_off(meter.sent, now);
+        if let Some(terms) = &meter.terms
+            && !terms.agree(budget.terms())
+        {
+            // Nothing of what was learned holds.
+            budget = Budget::new(self.share, now);
+        }
+        meter.left = Some(id);
+        let (started, answered) = (meter.started, meter.answered);
+        let own = self.found(budget);
+        if let Some(organisation) = self.all.get_mut(&own) {
+            (organisation.started, organisation.answered) = (started, answered);
+        }
+        for (other, meter) in &mut self.meters {
+            if other == payer {
+                meter.organisation = own;
+            }
+            if meter.organisation == id || meter.organisation == own {
+                meter.begin_anew();
+            }
+        }
+    }
+
+    fn found(&mut self, budget: Budget) -> OrganisationId {
+        let id = OrganisationId(self.next_id);
+        self.next_id += 1;
+        self.all.insert(id, Organisation::new(budget));
+        id
+    }
+}
+
+impl Organisation {
+    fn new(budget: Budget) -> Self {
+        let (turns, round) = (Turns::default(), Round::default());
+        Self { budget, started: 0, answered: 0, turns, round }
+    }
+}
+
+impl Turns {
+    /// Of the lanes in which somebody waits, the one that had least; the others do not save up.
+    pub(super) fn next(&mut self, waits: impl Fn(usize) -> bool) -> Option<usize> {
+        let next = (0..Lane::ALL.len()).filter(|at| waits(*at)).min_by_key(|at| self.had[*at])?;
+        let had = self.had[next];
+        for (at, other) in self.had.iter_mut().enumerate() {
+            if !waits(at) {
+                *other = had.max(*other);
+            }
+        }
+        self.had[next] += Lane::ALL[next].price();
+        Some(next)
+    }
+}
+
+impl Meter {
+    fn new(organisation: OrganisationId, now: Instant) -> Self {
+        Self {
+            organisation,
+            terms: None,
+            started: 0,
+            answered: 0,
+            sent: 0.0,
+            sent_until: now,
+            mark: None,
+            others_answered: 0,
+            proofs: 0,
+            left: None,
+        }
+    }
+
+    fn roll(&mut self, terms: &Terms, now: Instant) {
+        if now >= self.sent_until {
+            self.sent = 0.0;
+        }
+        self.sent_until = terms.ends_at;
+    }
+
+    fn begin_anew(&mut self) {
+        (self.mark, self.proofs) = (None, 0);
+    }
+
+    /// Whether this reply is the last that was wanting to prove that the others of its organisation
+    /// are not counted with it: since the reply before, what is left fell by its own requests, but
+    /// by less than the others' beside them. Requests count that Datadog has seen for certain.
+    fn is_proof(
+        &mut self,
+        remaining: Option<u64>,
+        terms: &Terms,
+        organisation: &Organisation,
+    ) -> bool {
+        if self.started != self.answered {
+            return false;
+        }
+        let Some(remaining) = remaining else { return false };
+        let mark = self.mark.replace(Mark {
+            remaining,
+            ends_at: terms.ends_at,
+            answered: self.answered,
+            others_started: organisation.started - self.started,
+        });
+        let Some(mark) = mark else { return false };
+        let is_next_period = terms.ends_at > mark.ends_at + terms.period / 2;
+        let Some(fell) = mark.remaining.checked_sub(remaining).filter(|_| !is_next_period) else {
+            return false;
+        };
+        let own = self.answered - mark.answered;
+        let of_others = self.others_answered.saturating_sub(mark.others_started);
+        if of_others == 0 || fell < own {
+            return false;
+        }
+        self.proofs = if fell < own + of_others { self.proofs + 1 } else { 0 };
+        self.proofs >= PROOFS
+    }
+}
+
+impl Payer {
+    pub(super) fn of(account: &Arc<Account>) -> Self {
+        Self(account.clone())
+    }
+
+    fn key(&self) -> &str {
+        match self.0.keys() {
+            Keys::Pair { api: key, .. } | Keys::Bearer(key) => key.expose_secret(),
+        }
+    }
+}
+
+impl PartialEq for Payer {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.base_url() == other.0.base_url() && self.key() == other.key()
+    }
+}
+
+impl Eq for Payer {}
+
+impl Hash for Payer {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.base_url().hash(state);
+        self.key().hash(state);
+    }
+}

@@ -1,0 +1,343 @@
+//! What the rate limits carry: who is read how often, and who not at all. Pure.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    book::{Book, Entry, Turn},
+    fair::share_out,
+    health::Change,
+    organisations::OrganisationId,
+};
+use crate::{
+    demand::{Account, Demand, Window},
+    source::SourceError,
+};
+
+/// How often there is a new plan, at least, and at most when demands come and go.
+const EVERY: Duration = Duration::from_secs(5);
+const SOONEST: Duration = Duration::from_secs(1);
+/// An interval that differs by less stays.
+const STEADY: f64 = 0.02;
+/// Who was refused is taken in again only with some room to spare.
+const SPARE: f64 = 0.95;
+/// The part of a pace that rejected queries take at most.
+const MOST_QUARANTINED: f64 = 0.25;
+/// From how many refreshes on an interval is worth a line in the log.
+const LONG: u32 = 2;
+/// Accounts that are remembered though nobody uses them.
+const MAX_LEDGERS: usize = 1_000;
+
+/// The demands of an organisation that want to be read.
+#[derive(Default)]
+struct Party {
+    members: Vec<Member>,
+    /// Requests that the queries of one account and window fill, if each is filled.
+    classes: HashMap<(Arc<Account>, Window), f64>,
+    quarantined: usize,
+    /// Requests a second that they take.
+    quarantined_rate: f64,
+}
+
+struct Member {
+    demand: Demand,
+    number: u64,
+    askers: Vec<Arc<str>>,
+    weight: f64,
+    is_refused: bool,
+}
+
+impl Book {
+    /// Plans anew if it is time.
+    pub(super) fn plan(&mut self, now: Instant) -> Vec<Change> {
+        let after = if self.is_changed { SOONEST } else { EVERY };
+        if self.entries.is_empty() || self.planned_at.is_some_and(|at| now < at + after) {
+            return Vec::new();
+        }
+        (self.planned_at, self.is_changed) = (Some(now), false);
+        let mut changes = Vec::new();
+        for (id, party) in self.parties(now) {
+            changes.extend(self.plan_for(id, party, now));
+        }
+        self.forget_accounts(now);
+        changes
+    }
+
+    /// When the next plan is due.
+    pub(super) fn next_plan(&self) -> Option<Instant> {
+        let after = if self.is_changed { SOONEST } else { EVERY };
+        (!self.entries.is_empty()).then(|| self.planned_at.map(|at| at + after))?
+    }
+
+    /// Who is awake; on the way, who is of no interest any more falls asleep.
+    fn parties(&mut self, now: Instant) -> HashMap<OrganisationId, Party> {
+        let idle_after = self.config.idle_after;
+        let most_queries = self.config.batch_queries;
+        let mut parties: HashMap<OrganisationId, Party> = HashMap::new();
+        let (mut idle, mut gone) = (Vec::new(), Vec::new());
+        let ids: HashMap<Arc<Account>, OrganisationId> = {
+            let organisations = &mut self.organisations;
+            let of = |(account, ledger): (&Arc<Account>, &super::book::Ledger)| {
+                (account.clone(), organisations.of(&ledger.payer, now))
+            };
+            self.ledgers.iter().map(of).collect()
+        };
+        for (demand, entry) in &mut self.entries {
+            if matches!(entry.turn, Turn::Asleep(_)) {
+                continue;
+            }
+            entry.note_followers(now);
+            if entry.is_idle(idle_after, now) {
+                if entry.turn != Turn::Fetching {
+                    idle.push(demand.clone());
+                }
+                continue;
+            }
+            entry.askers.retain(|(name, asked_at)| {
+                let is_here = now < *asked_at + idle_after;
+                if !is_here {
+                    gone.push(name.clone());
+                }
+                is_here
+            });
+            let Some(id) = ids.get(&demand.account) else { continue };
+            let party = parties.entry(*id).or_default();
+            if entry.rejections > 0 {
+                party.quarantined += 1;
+                let pause = entry.pause_of_quarantine(now).max(self.config.refresh);
+                party.quarantined_rate += 1.0 / pause.as_secs_f64();
+                continue;
+            }
+            let weight = entry.weight(most_queries);
+            if weight < 1.0 {
+                let class = (demand.account.clone(), demand.query.window);
+                *party.classes.entry(class).or_default() += weight;
+            }
+            party.members.push(Member {
+                demand: demand.clone(),
+                number: entry.number,
+                askers: entry.askers.iter().map(|(name, _)| name.clone()).collect(),
+                weight,
+                is_refused: entry.turn == Turn::Refused,
+            });
+        }
+        idle.iter().for_each(|demand| self.put_to_sleep(demand));
+        self.drop_askers(gone);
+        self.is_changed = false;
+        for party in parties.values_mut() {
+            party.members.sort_unstable_by_key(|member| member.number);
+        }
+        parties
+    }
+
+    fn plan_for(&mut self, id: OrganisationId, party: Party, now: Instant) -> Option<Change> {
+        let (refresh, max_round) = (self.config.refresh, self.config.max_round);
+        let is_known = self.organisations.has_answered(id);
+        let budget = self.organisations.budget(id)?;
+        // Then nothing is known of what the limit carries, or for how long.
+        let is_unclear = !is_known || budget.paused_until(now).is_some();
+        budget.roll(now);
+        let less_quarantined =
+            |pace: f64| pace - party.quarantined_rate.min(MOST_QUARANTINED * pace);
+        let usual = less_quarantined(budget.usual_pace(now));
+        let pace = less_quarantined(budget.pace_over(max_round, now));
+
+        let costs = party.costs();
+        let is_in = party.admitted(&costs, pace.max(usual), refresh, max_round, is_unclear);
+        let admitted: Vec<(&Member, f64)> = party
+            .members
+            .iter()
+            .zip(&costs)
+            .zip(&is_in)
+            .filter_map(|((member, cost), is_in)| is_in.then_some((member, *cost)))
+            .collect();
+        let round: f64 = admitted.iter().map(|(_, cost)| cost).sum();
+        if is_known {
+            budget.set_round(round);
+        }
+
+        let by_namespace = by_namespace(admitted.iter().copied());
+        let needs: Vec<f64> = by_namespace.values().map(|(cost, _)| *cost).collect();
+        let parts = share_out(pace, &needs, refresh, max_round);
+        let intervals: HashMap<Arc<str>, Duration> =
+            by_namespace.keys().cloned().zip(parts.iter().map(|part| part.interval)).collect();
+        let (mut shortest, mut longest) = (max_round.max(refresh), refresh);
+        for (member, _) in &admitted {
+            let wanted = member.askers.iter().filter_map(|name| intervals.get(name)).min();
+            let interval = wanted.copied().unwrap_or(refresh);
+            (shortest, longest) = (shortest.min(interval), longest.max(interval));
+            if member.is_refused {
+                self.admit(&member.demand, now);
+            }
+            self.set_interval(&member.demand, interval);
+        }
+        if admitted.is_empty() {
+            shortest = refresh;
+        }
+        let mut refused = 0;
+        for (member, is_in) in party.members.iter().zip(&is_in) {
+            if !is_in {
+                refused += 1;
+                let name = member.askers.first();
+                let capacity = name.and_then(|name| by_namespace.get(name)).map_or(0, |(_, n)| *n);
+                self.refuse(&member.demand, capacity, max_round);
+            }
+        }
+        let host = party.members.first().map(|member| member.demand.account.host())?;
+        let round = &mut self.organisations.get_mut(id)?.round;
+        round.intervals = (shortest, longest);
+        (round.awake, round.quarantined, round.refused) =
+            (admitted.len(), party.quarantined, refused);
+        let told = (longest >= refresh * LONG, refused > 0);
+        let before = std::mem::replace(&mut round.told, told);
+        if (told.0 && !before.0) || (told.1 && !before.1) {
+            return Some(Change::Stretched { host, interval: longest, refused });
+        }
+        let is_relaxed = told == (false, false) && before != told;
+        is_relaxed.then_some(Change::Relaxed { host })
+    }
+
+    fn admit(&mut self, demand: &Demand, now: Instant) {
+        let Some(entry) = self.entries.get_mut(demand) else { return };
+        entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
+        self.wait(demand, now, false);
+    }
+
+    fn refuse(&mut self, demand: &Demand, capacity: usize, round: Duration) {
+        let Some(entry) = self.entries.get(demand) else { return };
+        // What is under way ends first.
+        if !matches!(entry.turn, Turn::Waiting { .. }) {
+            return;
+        }
+        self.leave_queue(demand);
+        let Some(entry) = self.entries.get_mut(demand) else { return };
+        entry.turn = Turn::Refused;
+        let crowded = SourceError::Crowded { host: demand.account.host(), capacity, round };
+        entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = Some(crowded));
+    }
+
+    /// What has been read falls due by the new interval.
+    fn set_interval(&mut self, demand: &Demand, interval: Duration) {
+        let Some(entry) = self.entries.get_mut(demand) else { return };
+        let before = entry.interval.as_secs_f64();
+        if (interval.as_secs_f64() / before - 1.0).abs() <= STEADY
+            && interval != self.config.refresh
+        {
+            return;
+        }
+        if interval == entry.interval {
+            return;
+        }
+        entry.interval = interval;
+        let mut read_at = None;
+        entry.latest.send_if_modified(|latest| {
+            if latest.failure.is_none() {
+                read_at = latest.readings.first().map(|reading| reading.taken_at);
+            }
+            Arc::make_mut(latest).interval = interval;
+            // Nobody has to look at it.
+            false
+        });
+        if let (Turn::Waiting { .. }, Some(read_at)) = (entry.turn, read_at) {
+            self.leave_queue(demand);
+            self.wait(demand, read_at + interval, false);
+        }
+    }
+
+    fn forget_accounts(&mut self, now: Instant) {
+        let used: std::collections::HashSet<Arc<Account>> =
+            self.entries.keys().map(|demand| demand.account.clone()).collect();
+        if self.ledgers.len() > used.len() + MAX_LEDGERS {
+            self.ledgers.retain(|account, ledger| ledger.in_flight > 0 || used.contains(account));
+        }
+        let ledgers = &self.ledgers;
+        let is_in_use = |payer: &_| ledgers.values().any(|ledger| ledger.payer == *payer);
+        self.organisations.forget(is_in_use, now);
+    }
+}
+
+impl Entry {
+    /// How long it is put off, as far as is known.
+    fn pause_of_quarantine(&self, now: Instant) -> Duration {
+        match self.turn {
+            Turn::Waiting { due_at, .. } => due_at.saturating_duration_since(now),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+impl Party {
+    /// Requests of a round that each member takes: its part of those that its class fills.
+    fn costs(&self) -> Vec<f64> {
+        let cost = |member: &Member| {
+            let class = (member.demand.account.clone(), member.demand.query.window);
+            match self.classes.get(&class) {
+                Some(filled) if member.weight < 1.0 => member.weight * filled.ceil() / filled,
+                _ => 1.0,
+            }
+        };
+        self.members.iter().map(cost).collect()
+    }
+
+    /// Which members are read: each namespace has its part, whoever came first within it, and what
+    /// is left over is for who came first of all.
+    fn admitted(
+        &self,
+        costs: &[f64],
+        pace: f64,
+        refresh: Duration,
+        max_round: Duration,
+        is_unclear: bool,
+    ) -> Vec<bool> {
+        // One request at least: else nobody would learn that there is room again.
+        let capacity = (pace * max_round.max(refresh).as_secs_f64()).max(1.0);
+        let total: f64 = costs.iter().sum();
+        if is_unclear || total <= capacity * SPARE {
+            return self.members.iter().map(|member| !(is_unclear && member.is_refused)).collect();
+        }
+        let by_namespace = by_namespace(self.members.iter().zip(costs.iter().copied()));
+        let needs: Vec<f64> = by_namespace.values().map(|(cost, _)| *cost).collect();
+        let parts = share_out(pace, &needs, refresh, max_round);
+        let mut left: HashMap<&Arc<str>, f64> =
+            by_namespace.keys().zip(parts.iter().map(|part| part.most)).collect();
+        let mut all_left = capacity;
+        let mut is_in = vec![false; self.members.len()];
+        for is_first_pass in [true, false] {
+            for ((member, cost), is_in) in self.members.iter().zip(costs).zip(&mut is_in) {
+                // Who was refused is taken in again only with some room to spare.
+                let wanted = if member.is_refused { cost / SPARE } else { *cost };
+                #[expect(clippy::cast_precision_loss, reason = "there are few")]
+                let part = wanted / member.askers.len().max(1) as f64;
+                let has_part = member.askers.iter().all(|name| left[name] >= part);
+                if *is_in || all_left < wanted || (is_first_pass && !has_part) {
+                    continue;
+                }
+                *is_in = true;
+                all_left -= cost;
+                for name in &member.askers {
+                    left.entry(name).and_modify(|left| *left -= part);
+                }
+            }
+        }
+        is_in
+    }
+}
+
+/// What each namespace's demands cost, and how many there are; one that is shared costs each its
+/// part.
+fn by_namespace<'a>(
+    members: impl Iterator<Item = (&'a Member, f64)>,
+) -> HashMap<Arc<str>, (f64, usize)> {
+    let mut all: HashMap<Arc<str>, (f64, usize)> = HashMap::new();
+    for (member, cost) in members {
+        for name in &member.askers {
+            let (sum, count) = all.entry(name.clone()).or_default();
+            #[expect(clippy::cast_precision_loss, reason = "there are few")]
+            let part = cost / member.askers.len() as f64;
+            *sum += part;
+            *count += 1;
+        }
+    }
+    all
+}

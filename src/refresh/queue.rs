@@ -1,0 +1,159 @@
+//! Who of an account waits for a request, and in which order. Pure.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::travel::{Class, Filling, Load};
+use crate::{demand::Query, source::Batch};
+
+/// Requests are shared out among these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Lane {
+    /// Had a reading, and falls due.
+    Refresh,
+    /// Has never been read.
+    First,
+    /// Datadog rejects it; seldom anything comes of it.
+    Quarantine,
+}
+
+impl Lane {
+    pub(super) const ALL: [Self; 3] = [Self::Refresh, Self::First, Self::Quarantine];
+
+    /// What a turn of it counts: first readings take at most half of the turns, rejected queries
+    /// less.
+    pub(super) fn price(self) -> u64 {
+        match self {
+            Self::Refresh | Self::First => 1,
+            Self::Quarantine => 4,
+        }
+    }
+}
+
+/// A place in a line; the number tells apart what has one order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) order: u64,
+    pub(super) number: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) query: Query,
+    pub(super) load: Load,
+    pub(super) due_at: Instant,
+    /// From when on it may travel along with others that are due.
+    pub(super) ripe_at: Instant,
+}
+
+#[derive(Default)]
+pub(super) struct Queue {
+    lines: HashMap<Class, BTreeMap<Place, Waiting>>,
+    /// What is left of batches that were divided, and what is to be read once alone.
+    again: VecDeque<(Lane, Batch)>,
+}
+
+/// How far beyond the head of a line somebody may be due earlier.
+const LOOK_AHEAD: usize = 50;
+/// How many are looked at, for each that fits into a request.
+const MOST_TRIED: usize = 4;
+
+impl Queue {
+    pub(super) fn enter(&mut self, class: Class, place: Place, waiting: Waiting) {
+        self.lines.entry(class).or_default().insert(place, waiting);
+    }
+
+    pub(super) fn leave(&mut self, class: &Class, place: &Place) -> Option<Waiting> {
+        let line = self.lines.get_mut(class)?;
+        let waiting = line.remove(place);
+        if line.is_empty() {
+            self.lines.remove(class);
+        }
+        waiting
+    }
+
+    pub(super) fn again(&mut self, lane: Lane, batch: Batch) {
+        self.again.push_back((lane, batch));
+    }
+
+    /// Whether anything of this lane could be sent now, and in which order: what is left of a
+    /// divided batch first of all.
+    pub(super) fn head(&self, lane: Lane, now: Instant) -> Option<u64> {
+        if self.again.iter().any(|(of, _)| *of == lane) {
+            return Some(0);
+        }
+        self.first_due(lane, now).map(|(place, _)| place.order)
+    }
+
+    /// The next request of this lane. Its queries have left the queue.
+    pub(super) fn take(&mut self, lane: Lane, now: Instant, most_queries: usize) -> Option<Taken> {
+        if let Some(at) = self.again.iter().position(|(of, _)| *of == lane) {
+            return self.again.remove(at).map(|(_, batch)| Taken::Again(batch));
+        }
+        let (_, class) = self.first_due(lane, now)?;
+        let line = self.lines.get(&class)?;
+        let mut filling = Filling::new(most_queries.min(class.company));
+        let mut taken = Vec::new();
+        // First what is due, then what may come along.
+        for is_due in [true, false] {
+            let tried = line.iter().take(most_queries.saturating_mul(MOST_TRIED));
+            for (place, waiting) in tried {
+                let is_meant = if is_due {
+                    waiting.due_at <= now
+                } else {
+                    waiting.due_at > now && waiting.ripe_at <= now
+                };
+                if filling.is_full() {
+                    break;
+                }
+                if is_meant && filling.add(waiting.load) {
+                    taken.push(*place);
+                }
+            }
+        }
+        let queries = taken.iter().filter_map(|place| self.leave(&class, place));
+        Some(Taken::New(queries.map(|waiting| waiting.query).collect()))
+    }
+
+    /// When something falls due, unless it is due already.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let heads = self
+            .lines
+            .values()
+            .filter_map(|line| line.values().take(LOOK_AHEAD).map(|waiting| waiting.due_at).min());
+        heads.min()
+    }
+
+    pub(super) fn has_again(&self) -> bool {
+        !self.again.is_empty()
+    }
+
+    /// How many of its class stand before this place, of those that are due; not beyond `most`.
+    pub(super) fn before(&self, class: &Class, place: &Place, most: usize) -> usize {
+        self.lines.get(class).map_or(0, |line| line.range(..place).take(most).count())
+    }
+
+    fn first_due(&self, lane: Lane, now: Instant) -> Option<(Place, Class)> {
+        let lines = self.lines.iter().filter(|(class, _)| class.lane == lane);
+        let heads = lines.filter_map(|(class, line)| {
+            let mut near = line.iter().take(LOOK_AHEAD);
+            near.find(|(_, waiting)| waiting.due_at <= now).map(|(place, _)| (*place, *class))
+        });
+        heads.min_by_key(|(place, _)| *place)
+    }
+}
+
+pub(super) enum Taken {
+    New(Vec<Query>),
+    /// These were taken before.
+    Again(Batch),
+}
+
+/// From when on a demand may travel along: reading one anew that was just read is of no use.
+pub(super) fn ripe_at(due_at: Instant, interval: Duration) -> Instant {
+    due_at.checked_sub(interval / 2).unwrap_or(due_at)
+}
