@@ -27,6 +27,8 @@ const MAX_SKEW: SignedDuration = SignedDuration::from_secs(30);
 
 pub struct Datadog {
     client: http::Client,
+    /// From when windows are reckoned; `None`: from when each is asked for.
+    now: Option<Timestamp>,
     metrics: Arc<Metrics>,
     /// Whether it was said that this machine's clock is wrong, and not yet that it is right.
     skewed: AtomicBool,
@@ -34,7 +36,13 @@ pub struct Datadog {
 
 impl Datadog {
     pub fn new(client: http::Client, metrics: Arc<Metrics>) -> Self {
-        Self { client, metrics, skewed: AtomicBool::new(false) }
+        Self { client, now: None, metrics, skewed: AtomicBool::new(false) }
+    }
+
+    /// As if it were always `now`, so that several requests look at the very same time.
+    #[must_use]
+    pub fn at(self, now: Timestamp) -> Self {
+        Self { now: Some(now), ..self }
     }
 
     /// One request.
@@ -109,7 +117,7 @@ impl Source for Datadog {
     async fn fetch(&self, batch: &Batch) -> Reply {
         let nothing = Reply { outcomes: Vec::new(), rate_limit: None };
         let Some(first) = batch.queries.first() else { return nothing };
-        let (from, to) = span(first.window, wall_clock());
+        let (from, to) = span(first.window, self.now.unwrap_or_else(wall_clock));
         let texts: Vec<Arc<str>> = batch.queries.iter().map(|query| query.text.clone()).collect();
         let started_at = Instant::now();
         let mut said: Option<RateLimit> = None;
