@@ -29,7 +29,7 @@ mod organisations;
 mod budget;
 mod fair;
 mod queue;
-mod travel;
+pub(crate) mod travel;
 mod health;
 mod worker;
 

@@ -97,6 +97,24 @@ impl Filling {
     }
 }
 
+/// Which of these, of one account, travel together when all of them had answers and fall due at once.
+pub(crate) fn together(queries: &[Query], most_queries: usize) -> Vec<Vec<Query>> {
+    let mut batches: Vec<(Window, Filling, Vec<Query>)> = Vec::new();
+    for query in queries {
+        let load = Load::of(query);
+        let mut open = batches.iter_mut().filter(|(window, ..)| *window == query.window);
+        let joined = open.find_map(|(_, filling, batch)| filling.add(load).then_some(batch));
+        if let Some(batch) = joined {
+            batch.push(query.clone());
+        } else {
+            let mut filling = Filling::new(most_queries);
+            filling.add(load);
+            batches.push((query.window, filling, vec![query.clone()]));
+        }
+    }
+    batches.into_iter().map(|(_, _, batch)| batch).collect()
+}
+
 /// What becomes of a request that was rejected, or too large, as a whole: smaller ones. The one
 /// that the reason names travels alone at once.
 pub(super) fn divided(queries: Vec<Query>, reason: &str) -> Vec<Vec<Query>> {
