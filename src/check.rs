@@ -21,9 +21,11 @@ mod reading;
 mod watch;
 mod through;
 mod replicas;
+mod compare;
 mod text;
 mod json;
 mod report;
+mod comparison;
 mod input;
 mod manifest;
 
@@ -59,6 +61,7 @@ pub struct Server {
     pub refresh: Duration,
     pub hold: Duration,
     pub patience: Duration,
+    pub batch_queries: usize,
     pub strict_metadata: bool,
 }
 
@@ -88,6 +91,8 @@ pub enum Ask {
     Datadog {
         credentials: credentials::Config,
         http: http::Config,
+        /// Whether queries are read together and alone, in place of explaining each trigger.
+        compares: bool,
     },
     /// A running scaler.
     Scaler {
@@ -96,6 +101,12 @@ pub enum Ask {
         tls: Tls,
         follow: Option<Follow>,
     },
+}
+
+impl Ask {
+    fn compares(&self) -> bool {
+        matches!(self, Self::Datadog { compares: true, .. })
+    }
 }
 
 /// Who answers.
@@ -114,10 +125,19 @@ pub async fn run(
 ) -> anyhow::Result<bool> {
     let (fine, respondent) = tokio::select! {
         told = async {
-            let mut respondent = Respondent::new(&config.ask).await?;
+            let respondent = Respondent::new(&config.ask).await?;
             let found = find(&config.triggers).await?;
-            let fine = tell_all(&config, &found, &mut respondent, out).await?;
-            anyhow::Ok((fine, respondent))
+            match respondent {
+                Respondent::Datadog(asking) if config.ask.compares() => {
+                    let asking = asking.at(compare::settled_at());
+                    let fine = compare::run(&config, &found, &asking, out).await?;
+                    anyhow::Ok((fine, Respondent::Nobody))
+                }
+                mut respondent => {
+                    let fine = tell_all(&config, &found, &mut respondent, out).await?;
+                    Ok((fine, respondent))
+                }
+            }
         } => told?,
         () = shutdown.cancelled() => anyhow::bail!("interrupted"),
     };
@@ -262,7 +282,7 @@ impl Respondent<Datadog> {
     async fn new(ask: &Ask) -> anyhow::Result<Self> {
         Ok(match ask.clone() {
             Ask::Nobody => Self::Nobody,
-            Ask::Datadog { credentials, http } => {
+            Ask::Datadog { credentials, http, compares: _ } => {
                 let source = Datadog::new(http::Client::new(&http)?, Arc::new(Metrics::new()));
                 let keys = match &credentials.origin {
                     Origin::Given(_) => "the environment".to_owned(),

@@ -117,10 +117,6 @@ pub struct Engine {
     #[arg(long, env = "SCALER_IDLE_AFTER", value_name = "DURATION", default_value = "2m", value_parser = positive)]
     idle_after: Duration,
 
-    /// Most queries in one request to Datadog; 1 reads each by itself
-    #[arg(long, env = "SCALER_BATCH_QUERIES", value_name = "QUERIES", default_value = "35", value_parser = at_least_one)]
-    batch_queries: usize,
-
     /// What may be used of that part of Datadog's rate limit which others leave
     #[arg(long, env = "SCALER_RATE_SHARE", value_name = "SHARE", default_value = "0.8", value_parser = share)]
     rate_share: f64,
@@ -139,7 +135,7 @@ pub struct Engine {
     max_demands_per_namespace: usize,
 }
 
-/// What decides over an answer, in `check` too.
+/// What decides over a request and an answer, in `check` too.
 #[derive(Debug, Args)]
 pub struct Rules {
     /// How often a query is read while somebody asks for it
@@ -154,6 +150,10 @@ pub struct Rules {
     /// How long KEDA may be kept waiting for an answer; per trigger: `timeout`
     #[arg(long, env = "SCALER_PATIENCE", value_name = "DURATION", default_value = "2.5s", value_parser = positive)]
     patience: Duration,
+
+    /// Most queries in one request to Datadog; 1 reads each by itself
+    #[arg(long, env = "SCALER_BATCH_QUERIES", value_name = "QUERIES", default_value = "35", value_parser = at_least_one)]
+    batch_queries: usize,
 
     /// Refuse triggers with metadata keys that are not known
     #[arg(long, env = "SCALER_STRICT_METADATA", value_parser = BoolishValueParser::new())]
@@ -315,7 +315,7 @@ impl Engine {
         refresh::Config {
             refresh: self.rules.refresh,
             idle_after: self.idle_after,
-            batch_queries: self.batch_queries,
+            batch_queries: self.rules.batch_queries,
             rate_share: self.rate_share,
             max_round: self.max_round,
             max_demands: self.max_demands,

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
@@ -16,16 +17,16 @@ use crate::{
     demand::{Account, Demand, Query, Reading, Series},
     refresh::{Latest, Verdict},
     scaler::Failure,
-    source::{Batch, Source, SourceError},
+    source::{Answer, Batch, Source, SourceError, datadog::Datadog},
     trigger::{Measure, PointOffset, Reckoning, Subject, TimeAggregator, Trigger, Unanswered},
 };
 
 /// An account, to be asked for its readings.
 pub(super) struct Asking<S> {
-    source: S,
-    account: Result<Arc<Account>, CredentialsError>,
+    pub(super) source: S,
+    pub(super) account: Result<Arc<Account>, CredentialsError>,
     /// Where the account's keys come from.
-    keys: String,
+    pub(super) keys: String,
     fetches: Fetches,
 }
 
@@ -43,6 +44,13 @@ struct Fetched {
     result: Result<Arc<Reading>, SourceError>,
     ended_at: Instant,
     took: Duration,
+}
+
+impl Asking<Datadog> {
+    /// As if it were always `now`.
+    pub(super) fn at(self, now: Timestamp) -> Self {
+        Self { source: self.source.at(now), ..self }
+    }
 }
 
 impl<S: Source> Asking<S> {
@@ -94,7 +102,7 @@ impl Fetches {
             return fetched.clone();
         }
         let fetched = fetch(source, &demand).await;
-        if fetched.is_of_all() {
+        if fetched.result.as_ref().is_err_and(is_of_all) {
             self.of_all = Some(fetched.clone());
         }
         if self.known.len() < MAX_KNOWN {
@@ -104,32 +112,39 @@ impl Fetches {
     }
 }
 
-impl Fetched {
-    /// Whether it would be of no use to ask for another query.
-    fn is_of_all(&self) -> bool {
-        matches!(
-            self.result,
-            Err(SourceError::Refused { .. }
-                | SourceError::Throttled { .. }
-                | SourceError::Misdirected { .. })
-        )
-    }
+/// Whether it would be of no use to ask for another query.
+pub(super) fn is_of_all(error: &SourceError) -> bool {
+    matches!(
+        error,
+        SourceError::Refused { .. }
+            | SourceError::Throttled { .. }
+            | SourceError::Misdirected { .. }
+    )
 }
 
 /// Once, without the engine.
 async fn fetch(source: &impl Source, demand: &Demand) -> Fetched {
     let batch = Batch { account: demand.account.clone(), queries: vec![demand.query.clone()] };
     let started_at = Instant::now();
-    let result = source.fetch(&batch).await.outcomes.pop().unwrap_or_else(|| {
-        let what = "nothing came of the request; please report it".to_owned();
-        Err(SourceError::NotUnderstood { host: demand.account.host(), what })
-    });
+    let result = read(source, &batch).await.pop().expect("one query has one reading");
     let ended_at = Instant::now();
-    let result = result.map(|answer| {
-        let (series, window_end_ms) = (answer.series, answer.window_end_ms);
-        Arc::new(Reading { series, window_end_ms, taken_at: ended_at })
+    Fetched { result: result.map(Arc::new), ended_at, took: ended_at - started_at }
+}
+
+/// What each query of a request has, in their order.
+pub(super) async fn read(source: &impl Source, batch: &Batch) -> Vec<Result<Reading, SourceError>> {
+    let mut outcomes = source.fetch(batch).await.outcomes;
+    let taken_at = Instant::now();
+    outcomes.resize_with(batch.queries.len(), || {
+        let what = "nothing came of the request; please report it".to_owned();
+        Err(SourceError::NotUnderstood { host: batch.account.host(), what })
     });
-    Fetched { result, ended_at, took: ended_at - started_at }
+    let reading = |answer: Answer| Reading {
+        series: answer.series,
+        window_end_ms: answer.window_end_ms,
+        taken_at,
+    };
+    outcomes.into_iter().map(|outcome| outcome.map(reading)).collect()
 }
 
 /// What KEDA would get. How the value was made, if there is one.
@@ -189,7 +204,7 @@ fn fail(examined: &mut Examined, step: Step, failure: &Failure) {
     examined.outcome = Some(Outcome::Failed(Failed { rpc, code, message }));
 }
 
-fn span(query: &Query, reading: &Reading) -> Span {
+pub(super) fn span(query: &Query, reading: &Reading) -> Span {
     let age = i64::try_from(query.window.age).unwrap_or(i64::MAX).saturating_mul(1_000);
     let to_ms = reading.window_end_ms;
     Span { from_ms: to_ms.saturating_sub(age).max(0), to_ms }

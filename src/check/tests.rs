@@ -19,6 +19,7 @@ mod good;
 mod wrong;
 mod told;
 mod asked;
+mod comparison;
 
 /// 2026-11-22 12:00:00 UTC
 const NOW_MS: i64 = 1_795_348_800_000;
@@ -77,6 +78,7 @@ fn config() -> Config {
             refresh: Duration::from_secs(15),
             hold: Duration::from_mins(1),
             patience: Duration::from_millis(2_500),
+            batch_queries: 35,
             strict_metadata: false,
         },
         ask: Ask::Nobody,

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::words::shorten;
 
+pub(super) mod comparison;
 mod series;
 mod chart;
 mod page;

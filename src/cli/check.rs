@@ -15,10 +15,11 @@ Examples:
   keda-datadog-scaler check -f scaledobject.yaml
   kubectl get scaledobject shop -o yaml | keda-datadog-scaler check -f -
   keda-datadog-scaler check -f scaledobject.yaml --through 127.0.0.1:9090 --watch
+  keda-datadog-scaler check -f scaledobjects.yaml --compare-batch
   keda-datadog-scaler check --metadata 'query=avg:system.load.1{*}' --metadata queryValue=5
 
 Keys come from DD_API_KEY, DD_APP_KEY and DD_SITE, or --credentials-dir.
-Exit code: 0 fine, 1 an error or a warning, 2 a command line that is not understood,
+Exit code: 0 fine, 1 an error, a warning or a difference, 2 a command line that is not understood,
 a file that cannot be read, or no such trigger.";
 
 #[derive(Debug, Args)]
@@ -51,6 +52,11 @@ pub struct Check {
     /// Play KEDA against the scaler that runs at this address, in place of asking Datadog
     #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     through: Option<String>,
+
+    /// Read the queries together, as the server does, and each alone, and tell what differs, in place
+    /// of explaining each trigger: one request for each query, and one for each batch of them
+    #[arg(long, conflicts_with_all = ["offline", "through", "watch"])]
+    compare_batch: bool,
 
     /// Go on: poll as KEDA does, and follow StreamIsActive beside it, until Ctrl-C
     #[arg(long, requires = "through")]
@@ -106,6 +112,7 @@ impl Check {
             None => Ask::Datadog {
                 credentials: self.reach.credentials(environment)?,
                 http: self.reach.http(),
+                compares: self.compare_batch,
             },
         };
         let triggers = if self.filename.is_empty() {
@@ -119,7 +126,7 @@ impl Check {
         } else {
             Triggers::Files(self.filename.clone())
         };
-        let Rules { refresh, hold, patience, strict_metadata } = self.rules;
+        let Rules { refresh, hold, patience, batch_queries, strict_metadata } = self.rules;
         Ok(check::Config {
             triggers,
             only: self.trigger.clone(),
@@ -128,7 +135,7 @@ impl Check {
                 OutputFormat::Text => Output::Text { width: width() },
                 OutputFormat::Json => Output::Json,
             },
-            server: check::Server { refresh, hold, patience, strict_metadata },
+            server: check::Server { refresh, hold, patience, batch_queries, strict_metadata },
             ask,
         })
     }
@@ -142,7 +149,7 @@ fn width() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
+    use clap::{Parser as _, error::ErrorKind};
 
     use super::*;
     use crate::cli::{Cli, Command};
@@ -160,14 +167,31 @@ mod tests {
     fn what_is_given_arrives() {
         let flags = ["-f", "a.yaml", "-f", "-", "--trigger", "b", "--replicas", "7"];
         let rules = ["--refresh", "20s", "--hold", "2m", "--patience", "1s", "--strict-metadata"];
-        let config = config(&[&flags[..], &rules].concat()).unwrap();
+        let batch = ["--batch-queries", "9"];
+        let config = config(&[&flags[..], &rules, &batch].concat()).unwrap();
         let Triggers::Files(files) = config.triggers else { panic!("they are files") };
         assert_eq!(files, [PathBuf::from("a.yaml"), PathBuf::from("-")]);
         assert_eq!((config.only.as_deref(), config.replicas), (Some("b"), 7));
-        let check::Server { refresh, hold, patience, strict_metadata } = config.server;
+        let check::Server { refresh, hold, patience, batch_queries, strict_metadata } =
+            config.server;
         let seconds = [refresh, hold, patience].map(|duration| duration.as_secs());
-        assert_eq!((seconds, strict_metadata), ([20, 120, 1], true));
+        assert_eq!((seconds, batch_queries, strict_metadata), ([20, 120, 1], 9, true));
         assert!(matches!(config.ask, Ask::Nobody));
+    }
+
+    #[test]
+    fn it_is_datadog_that_is_asked_twice() {
+        let parse = |flags: &[&str]| {
+            let command = ["keda-datadog-scaler", "check", "-f", "a.yaml", "--compare-batch"];
+            Cli::try_parse_from([&command, flags].concat())
+        };
+        let Command::Check(check) = parse(&[]).unwrap().command else { panic!("it is `check`") };
+        let config = check.config(Environment::read(|_| None)).unwrap();
+        assert!(matches!(config.ask, Ask::Datadog { compares: true, .. }));
+        let through = ["--through", "a:1"];
+        for flags in [&["--offline"][..], &through, &[&through[..], &["--watch"]].concat()] {
+            assert_eq!(parse(flags).unwrap_err().kind(), ErrorKind::ArgumentConflict, "{flags:?}");
+        }
     }
 
     #[test]

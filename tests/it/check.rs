@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use keda_datadog_scaler::{
-    check,
+    check::{self, Ask},
     cli::{Cli, Command, Environment},
     credentials::{Given, Origin},
     sandbox::Fault,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -35,7 +35,12 @@ pub(crate) fn config(arguments: &[&str]) -> check::Config {
         "DD_APP_KEY" => Some(APP_KEY.into()),
         _ => None,
     });
-    check.config(environment).unwrap()
+    let mut config = check.config(environment).unwrap();
+    if let Ask::Datadog { http, .. } = &mut config.ask {
+        // A proxy of this machine is none of the tests' business.
+        http.proxy_from_environment = false;
+    }
+    config
 }
 
 /// A file with this in it.
@@ -234,6 +239,43 @@ fn without_times(text: &str) -> String {
         None => line.trim_end().to_owned(),
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn queries_together_and_alone_are_of_the_same_time() {
+    let datadog = FakeDatadog::start(|asked| {
+        let queries = asked.query.matches('{').count();
+        let series = |index| json!({"query_index": index, "scope": "*", "pointlist": [[0, 7]]});
+        let series: Vec<Value> = (0..queries).map(series).collect();
+        // The clock is to go on between the first and the second request.
+        let delay = Duration::from_millis(if queries > 1 { 1_100 } else { 0 });
+        Reply::json(200, &json!({"status": "ok", "series": series})).after(delay)
+    })
+    .await;
+    let manifest = written(
+        r#"
+kind: ScaledObject
+metadata: {name: shop}
+spec:
+  triggers:
+    - {type: external, metadata: {scalerAddress: "here:9090", query: "avg:a{*}", queryValue: "5"}}
+    - {type: external, metadata: {scalerAddress: "here:9090", query: "avg:b{*}", queryValue: "5"}}
+"#,
+    );
+    let given = ["-f", manifest.path().to_str().unwrap(), "--datadog-url", &datadog.url];
+    let (_, fine) = checked(&[&given[..], &["--trigger", "0"]].concat()).await;
+    assert!(fine);
+    let now = datadog.asked()[0].to;
+
+    let (comparison, fine) = checked(&[&given[..], &["--compare-batch"]].concat()).await;
+    assert!(fine, "{comparison}");
+    assert_eq!(comparison["requests"], 3);
+    let asked = datadog.asked().split_off(1);
+    let queries: Vec<&str> = asked.iter().map(|asked| &*asked.query).collect();
+    assert_eq!(queries, ["avg:a{*},avg:b{*}", "avg:a{*}", "avg:b{*}"]);
+    let to = asked[0].to;
+    assert!(asked.iter().all(|asked| (asked.from, asked.to) == (to - 90, to)), "{asked:?}");
+    assert!((now - 60..now).contains(&to), "{to} is not a minute before {now}");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use textwrap::core::display_width;
 
 use super::{DAY_MS, Page, chart::Chart, instant, number, took};
 use crate::{
-    check::report::{Examined, Request, Seen, SeriesSeen},
+    check::report::{Examined, Request, Seen, SeriesSeen, Span},
     words::shorten,
 };
 
@@ -17,11 +17,15 @@ const WIDEST_SCOPE: usize = 44;
 pub(super) fn when(request: &Request, seen: Option<&Seen>) -> String {
     let took = took(request.took_ms);
     let Some(Seen { window, .. }) = seen else { return format!("no reading, after {took}") };
+    format!("{}, answered after {took}", period(*window))
+}
+
+pub(super) fn period(window: Span) -> String {
     let from = instant(window.from_ms, "%Y-%m-%d %H:%M:%S");
     let is_one_day = window.from_ms / DAY_MS == window.to_ms / DAY_MS;
     let to = instant(window.to_ms, if is_one_day { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" });
     let seconds = (window.to_ms - window.from_ms) / 1_000;
-    format!("{from} to {to} UTC ({seconds} s), answered after {took}")
+    format!("{from} to {to} UTC ({seconds} s)")
 }
 
 /// As its metadata says.
