@@ -20,8 +20,8 @@ use super::{
     text,
 };
 use crate::{
-    demand::{Account, Demand, Query, Reading},
-    refresh::travel::{Class, Filling, Load},
+    demand::{Account, Query, Reading},
+    refresh::travel,
     source::{Batch, Source, SourceError, datadog::wall_clock},
     trigger::{Subject, Trigger},
 };
@@ -115,13 +115,8 @@ impl Wanted {
 
     /// As the server sends queries that have had answers.
     fn batches(&self, account: &Arc<Account>, batch_queries: usize) -> Vec<Batch> {
-        let mut filling = Filling::new(batch_queries);
-        for query in &self.queries {
-            let demand = Demand { account: account.clone(), query: query.clone() };
-            let class = Class { window: query.window, is_first: false, company: usize::MAX };
-            filling.add(&demand, class, Load::of(query), self.queries.len());
-        }
-        filling.batches()
+        let of = |queries| Batch { account: account.clone(), queries };
+        travel::together(&self.queries, batch_queries).into_iter().map(of).collect()
     }
 }
 
