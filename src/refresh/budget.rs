@@ -312,3 +312,217 @@ impl Budget {
         self.refilled_at = now;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn seconds(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    /// What is left of 1,600 requests an hour, for so many seconds.
+    fn said(remaining: u64, reset: u64) -> RateLimit {
+        RateLimit {
+            limit: Some(1_600),
+            period: Some(HOUR),
+            remaining: Some(remaining),
+            reset: Some(Duration::from_secs(reset)),
+            name: None,
+        }
+    }
+
+    fn learn(budget: &mut Budget, said: &RateLimit, now: Instant) {
+        let terms = Terms::of(said, now).expect("there is a limit");
+        budget.learn(&terms, said.remaining, now);
+    }
+
+    fn told(remaining: u64, reset: u64, now: Instant) -> Budget {
+        let mut budget = Budget::new(0.8, now);
+        learn(&mut budget, &said(remaining, reset), now);
+        budget
+    }
+
+    /// How many requests there are if everything that may be sent at an instant is.
+    fn send_all(budget: &mut Budget, now: Instant) -> u64 {
+        let mut sent = 0;
+        while budget.has_one(now) {
+            budget.send(now);
+            sent += 1;
+        }
+        sent
+    }
+
+    #[test]
+    fn what_is_not_told_is_300_an_hour() {
+        let now = Instant::now();
+        let mut budget = Budget::new(0.8, now);
+        assert_eq!(send_all(&mut budget, now), 15);
+        let an_hour: u64 =
+            (1..3_600).map(|s| send_all(&mut budget, now + Duration::from_secs(s))).sum();
+        assert_eq!(15 + an_hour, 240);
+    }
+
+    #[test]
+    fn a_twentieth_may_be_sent_at_once_or_a_round_if_that_is_more() {
+        let now = Instant::now();
+        let mut budget = told(1_600, 3_600, now);
+        assert_eq!(send_all(&mut budget, now), 80);
+        budget.set_round(100.0);
+        assert_eq!(send_all(&mut budget, now), 20);
+        // But not more than is ours.
+        let mut budget = told(50, 3_600, now);
+        budget.set_round(100.0);
+        assert_eq!(send_all(&mut budget, now), 40);
+    }
+
+    #[test]
+    fn a_burst_is_granted_once() {
+        let now = Instant::now();
+        let mut budget = told(1_600, 3_600, now);
+        budget.set_round(200.0);
+        assert_eq!(send_all(&mut budget, now), 200);
+        budget.set_round(10.0);
+        budget.set_round(200.0);
+        assert_eq!(send_all(&mut budget, now), 0);
+    }
+
+    /// Sends all it may for three hours, in front of a Datadog that counts exactly. Says how many
+    /// requests there were in each whole hour: ours, and those beyond the limit.
+    fn three_hours(others: impl Fn(u64) -> f64) -> Vec<(u64, u64)> {
+        let start = Instant::now();
+        let mut budget = Budget::new(0.8, start);
+        let mut hours = vec![(0, 0); 4];
+        let mut others_sent = 0.0;
+        // We begin a quarter of an hour into the first.
+        for second in 900..4 * 3_600_u64 {
+            let now = start + Duration::from_secs(second - 900);
+            let into = second % 3_600;
+            if into == 0 {
+                others_sent = 0.0;
+            }
+            others_sent += others(into);
+            let hour = &mut hours[usize::try_from(second / 3_600).unwrap()];
+            while budget.has_one(now) {
+                budget.send(now);
+                hour.0 += 1;
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "few")]
+                let gone = hour.0 + others_sent as u64;
+                hour.1 += u64::from(gone > 1_600);
+                learn(&mut budget, &said(1_600_u64.saturating_sub(gone), 3_600 - into), now);
+            }
+        }
+        hours[1..].to_vec()
+    }
+
+    #[test]
+    fn alone_it_uses_its_share_and_no_more() {
+        for (ours, beyond) in three_hours(|_| 0.0) {
+            assert!((1_270..=1_280).contains(&ours), "{ours}");
+            assert_eq!(beyond, 0);
+        }
+    }
+
+    #[test]
+    fn it_uses_its_share_of_what_others_leave() {
+        let evenly = three_hours(|_| 800.0 / 3_600.0);
+        let at_once = three_hours(|into| if into == 1_800 { 800.0 } else { 0.0 });
+        for (ours, beyond) in [&evenly[1..], &at_once[1..]].concat() {
+            assert!((600..=660).contains(&ours), "{ours}");
+            assert_eq!(beyond, 0);
+        }
+        // Nothing was known of the others in the first.
+        assert!(evenly.iter().chain(&at_once).all(|(_, beyond)| *beyond == 0));
+    }
+
+    #[test]
+    fn when_others_take_everything_it_is_tried_again_in_the_next_period() {
+        let now = Instant::now();
+        let mut budget = told(0, 600, now);
+        assert_eq!(send_all(&mut budget, now + seconds(599.0)), 0);
+        assert_eq!(budget.next_at(0.0, now), now + seconds(600.0));
+        let after = now + seconds(601.0);
+        assert!(send_all(&mut budget, after) > 0);
+        assert!(budget.pace(after) * 3_600.0 > 500.0);
+    }
+
+    #[test]
+    fn a_late_reply_of_the_period_before_is_of_no_interest() {
+        let now = Instant::now();
+        let mut budget = told(1_600, 10, now);
+        let after = now + seconds(11.0);
+        budget.has_one(after);
+        learn(&mut budget, &said(3, 0), after);
+        assert!(budget.others() < 1.0, "{}", budget.others());
+        // And one of this period is.
+        learn(&mut budget, &said(1_000, 3_599), after);
+        assert!((budget.others() - 600.0).abs() < 1.0, "{}", budget.others());
+    }
+
+    #[test]
+    fn what_is_left_does_not_rise_within_a_period() {
+        let now = Instant::now();
+        let mut budget = told(800, 3_000, now);
+        learn(&mut budget, &said(1_500, 3_000), now);
+        assert!((budget.others() - 800.0).abs() < 1.0, "{}", budget.others());
+    }
+
+    #[test]
+    fn a_reset_that_jumps_frees_nothing() {
+        let now = Instant::now();
+        let mut budget = told(1_600, 3_600, now);
+        budget.set_round(1_000.0);
+        assert_eq!(send_all(&mut budget, now), 1_000);
+        // 600 are left, whenever that may end.
+        for reset in [100, 3_000, 2, 3_600] {
+            learn(&mut budget, &said(600, reset), now);
+            assert!((budget.sent() + budget.others() - 1_000.0).abs() < 1.0, "{reset}");
+        }
+    }
+
+    #[track_caller]
+    fn check_pause(said: Option<&RateLimit>, times: u32, expected: u64) {
+        let now = Instant::now();
+        let mut budget = told(1_600, 3_600, now);
+        (0..times).for_each(|_| budget.pause(said, 1.0, now));
+        assert_eq!(budget.paused_until(now), Some(now + Duration::from_secs(expected)));
+        assert!(!budget.has_one(now));
+        assert!(budget.has_one(now + Duration::from_secs(expected)));
+    }
+
+    #[test]
+    fn a_429_lasts_until_the_reset_and_is_bounded() {
+        check_pause(Some(&said(0, 84)), 1, 84);
+        check_pause(Some(&said(0, 90_000)), 1, 3_600);
+        check_pause(Some(&said(0, 0)), 1, 1);
+        check_pause(None, 1, 30);
+        check_pause(None, 3, 120);
+        check_pause(None, 30, 240);
+    }
+
+    #[test]
+    fn terms_are_understood_as_far_as_they_go() {
+        let now = Instant::now();
+        let of = |said: RateLimit| Terms::of(&said, now).map(|terms| (terms.limit, terms.ends_at));
+        assert_eq!(of(RateLimit::default()), None);
+        assert_eq!(of(RateLimit { limit: Some(0), ..said(0, 1) }), None);
+        let bare = RateLimit { limit: Some(7), ..RateLimit::default() };
+        assert_eq!(of(bare), Some((7.0, now + HOUR)));
+        // No period ends later than it lasts.
+        assert_eq!(of(said(1, 90_000)), Some((1_600.0, now + HOUR)));
+    }
+
+    #[test]
+    fn terms_agree_whatever_whole_seconds_they_were_told_in() {
+        let now = Instant::now();
+        let terms = |reset, later: f64| Terms::of(&said(9, reset), now + seconds(later)).unwrap();
+        assert!(terms(100, 0.0).agree(&terms(98, 2.4)));
+        // One was told in the period before.
+        assert!(terms(10, 0.0).agree(&terms(3_550, 60.0)));
+        assert!(!terms(100, 0.0).agree(&terms(150, 0.0)));
+        let other = RateLimit { limit: Some(600), ..said(9, 100) };
+        assert!(!terms(100, 0.0).agree(&Terms::of(&other, now).unwrap()));
+    }
+}

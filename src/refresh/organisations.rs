@@ -207,7 +207,8 @@ impl Organisations {
         let mut others = self.meters.iter().filter(|(other, _)| is_of_site(other));
         let joined = others.find_map(|(_, meter)| {
             let other = meter.organisation;
-            (other != id && Some(other) != left && agrees(&other)).then_some(other)
+            let is_proved = Some(other) == left || meter.left == Some(id);
+            (other != id && !is_proved && agrees(&other)).then_some(other)
         });
         let Some(joined) = joined else { return false };
         let Some(gone) = self.all.remove(&id) else { return false };
@@ -370,5 +371,130 @@ impl Hash for Payer {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.base_url().hash(state);
         self.key().hash(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::refresh::scripted::{account, limit, seconds};
+
+    fn payer(host: &str, key: &str) -> Payer {
+        Payer::of(&account(host, key))
+    }
+
+    /// Lets each of these, of the organisation that Datadog counts it for, ask once in each of so
+    /// many rounds. Says how many organisations they are taken for.
+    fn taken_for(payers: &[(Payer, usize)], rounds: u64) -> usize {
+        let start = Instant::now();
+        let mut organisations = Organisations::new(0.8);
+        let mut spent = [0; 30];
+        for round in 0..rounds {
+            for (payer, organisation) in payers {
+                let now = start + seconds(round * 15);
+                organisations.send(payer, now);
+                spent[*organisation] += 1;
+                let said = limit(1_600, 1_600 - spent[*organisation], 3_600 - round * 15);
+                organisations.end(payer, Some(&said), now);
+            }
+        }
+        let now = start + seconds(rounds * 15);
+        let ids = payers.iter().map(|(payer, _)| organisations.of(payer, now));
+        ids.collect::<std::collections::BTreeSet<_>>().len()
+    }
+
+    #[test]
+    fn one_api_key_is_one_organisation_whatever_the_application_key() {
+        let of = |api: &str, app: &str| {
+            let keys = Keys::Pair { api: api.into(), app: app.into() };
+            Payer::of(&Arc::new(Account::new("https://dd".parse().unwrap(), keys)))
+        };
+        assert!(of("a", "1") == of("a", "2"));
+        assert!(of("a", "1") != of("b", "1"));
+        assert!(payer("dd", "a") != payer("dd.eu", "a"));
+    }
+
+    #[test]
+    fn accounts_whose_limits_agree_are_one_organisation() {
+        let all: Vec<(Payer, usize)> = (0..20).map(|n| (payer("dd", &n.to_string()), 0)).collect();
+        assert_eq!(taken_for(&all, 2), 1);
+        assert_eq!(taken_for(&all, 50), 1);
+    }
+
+    #[test]
+    fn two_organisations_with_equal_limits_are_told_apart_by_what_is_left() {
+        let two = [(payer("dd", "a"), 0), (payer("dd", "b"), 1)];
+        assert_eq!(taken_for(&two, 2), 1);
+        assert_eq!(taken_for(&two, 6), 2);
+        assert_eq!(taken_for(&two, 50), 2);
+    }
+
+    #[test]
+    fn another_site_is_another_organisation() {
+        let two = [(payer("dd", "a"), 0), (payer("dd.eu", "b"), 1)];
+        assert_eq!(taken_for(&two, 1), 2);
+    }
+
+    #[test]
+    fn what_one_sent_is_not_counted_as_others() {
+        let (now, a, b) = (Instant::now(), payer("dd", "a"), payer("dd", "b"));
+        let mut organisations = Organisations::new(0.8);
+        let mut spent = 0;
+        for _ in 0..10 {
+            for payer in [&a, &b] {
+                organisations.send(payer, now);
+                spent += 1;
+                organisations.end(payer, Some(&limit(1_600, 1_600 - spent, 3_000)), now);
+            }
+        }
+        let id = organisations.of(&a, now);
+        assert!(organisations.of(&b, now) == id);
+        let budget = organisations.budget(id).unwrap();
+        assert!((budget.sent() - 20.0).abs() < 0.1 && budget.others() < 0.1);
+    }
+
+    #[test]
+    fn a_limit_that_is_raised_is_adopted_by_all() {
+        let (now, a, b) = (Instant::now(), payer("dd", "a"), payer("dd", "b"));
+        let mut organisations = Organisations::new(0.8);
+        for told in [1_600, 1_600, 5_000, 5_000, 5_000] {
+            for payer in [&a, &b] {
+                organisations.send(payer, now);
+                organisations.end(payer, Some(&limit(told, told - 100, 3_000)), now);
+            }
+        }
+        let id = organisations.of(&a, now);
+        assert!(organisations.of(&b, now) == id);
+        assert!((organisations.budget(id).unwrap().terms().limit - 5_000.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn who_is_gone_for_a_period_is_forgotten() {
+        let (now, a) = (Instant::now(), payer("dd", "a"));
+        let mut organisations = Organisations::new(0.8);
+        organisations.send(&a, now);
+        organisations.end(&a, Some(&limit(1_600, 1_599, 3_000)), now);
+        organisations.forget(|_| false, now + seconds(3_600));
+        assert_eq!(organisations.all().count(), 1);
+        organisations.forget(|_| true, now + seconds(9_000));
+        assert_eq!(organisations.all().count(), 1);
+        organisations.forget(|_| false, now + seconds(9_000));
+        assert_eq!(organisations.all().count(), 0);
+    }
+
+    #[test]
+    fn turns_are_shared_out_and_nobody_saves_up() {
+        let mut turns = Turns::default();
+        let mut had = |waits: [bool; 3], turns_there_are: usize| {
+            let mut had = [0; 3];
+            for _ in 0..turns_there_are {
+                had[turns.next(|at| waits[at]).unwrap()] += 1;
+            }
+            had
+        };
+        assert_eq!(had([true, false, false], 100), [100, 0, 0]);
+        assert_eq!(had([true, true, false], 100), [50, 50, 0]);
+        assert_eq!(had([true, true, true], 90), [40, 40, 10]);
+        assert!(Turns::default().next(|_| false).is_none());
     }
 }
