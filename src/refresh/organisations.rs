@@ -237,10 +237,11 @@ impl Organisations {
         if let Some(terms) = &meter.terms
             && !terms.agree(budget.terms())
         {
-            // Nothing of what was learned holds.
+            // Nothing of what was learned holds; nothing is proved either.
             budget = Budget::new(self.share, now);
+        } else {
+            meter.left = Some(id);
         }
-        meter.left = Some(id);
         let (started, answered) = (meter.started, meter.answered);
         let own = self.found(budget);
         if let Some(organisation) = self.all.get_mut(&own) {
