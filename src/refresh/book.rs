@@ -369,9 +369,10 @@ impl Book {
             if !ledger.has_room(now) {
                 continue;
             }
+            let id = self.organisations.of(&ledger.payer, now);
+            let company = self.organisations.company(id, self.config.batch_queries, now);
             for (at, lane) in Lane::ALL.into_iter().enumerate() {
-                let Some(order) = ledger.queue.head(lane, now) else { continue };
-                let id = self.organisations.of(&ledger.payer, now);
+                let Some(order) = ledger.queue.head(lane, now, &company) else { continue };
                 let head = &mut all.entry(id).or_default()[at];
                 if head.as_ref().is_none_or(|(first, _)| order < *first) {
                     *head = Some((order, account.clone()));
@@ -391,8 +392,9 @@ impl Book {
             let (order, account) = heads[at].clone()?;
             (Lane::ALL[at], order, account)
         };
+        let company = self.organisations.company(id, self.config.batch_queries, now);
         let ledger = self.ledgers.get_mut(&account)?;
-        let queries = match ledger.queue.take(lane, now, self.config.batch_queries)? {
+        let queries = match ledger.queue.take(lane, now, &company)? {
             // Some may have been withdrawn meanwhile.
             Taken::Again(mut batch) => {
                 batch.queries.retain(|query| {
@@ -475,16 +477,19 @@ impl Book {
             if ledger.in_flight >= ledger.most_in_flight() {
                 continue;
             }
-            let due_at = if ledger.queue.has_again() { Some(now) } else { ledger.queue.next_due() };
+            let id = self.organisations.of(&ledger.payer, now);
+            let company = self.organisations.company(id, self.config.batch_queries, now);
+            let next_due = || ledger.queue.next_due(&company);
+            let due_at = if ledger.queue.has_again() { Some(now) } else { next_due() };
             let Some(due_at) = due_at else { continue };
             let may_at = ledger.health.retry_at().map_or(due_at, |retry_at| due_at.max(retry_at));
-            let id = self.organisations.of(&ledger.payer, now);
             let Some(budget) = self.organisations.budget(id) else { continue };
             if may_at > now {
                 earlier(budget.paused_until(now).map_or(may_at, |until| until.max(may_at)));
-            } else if !budget.has_one(now) {
+            } else {
                 // Not at this very instant, however little is wanting.
-                earlier(budget.next_at(0.0, now).max(now + Duration::from_millis(1)));
+                let next_at = if budget.has_one(now) { now } else { budget.next_at(0.0, now) };
+                earlier(next_at.max(now + Duration::from_millis(1)));
             }
         }
         next
@@ -627,6 +632,7 @@ impl Book {
             Some(_) => {}
         }
         let interval = entry.interval;
+        let is_unread = entry.latest.borrow().readings.is_empty();
         entry.latest.send_modify(|latest| {
             let latest = Arc::make_mut(latest);
             latest.failure.clone_from(&failure);
@@ -639,6 +645,12 @@ impl Book {
             None => now + interval,
             // The organisation waits as a whole.
             Some(SourceError::Throttled { .. }) => now,
+            // It travels in smaller company, and nobody has a value meanwhile.
+            Some(SourceError::TimedOut { .. })
+                if travelled_with > 1 && entry.company < travelled_with && is_unread =>
+            {
+                now
+            }
             Some(failure) => {
                 let lasts_alone = entry.trouble.lasts_alone(now);
                 let pause = pause(failure, lasts_alone, entry.rejections, refresh);

@@ -18,6 +18,8 @@ const BURST: f64 = 0.05;
 const SAME_RESET: Duration = Duration::from_secs(5);
 /// The part of a period from which on the use by others can be projected.
 const PROJECTABLE: f64 = 0.05;
+/// The longest that a first reading waits for company; much less than anybody's patience.
+const MAX_COMPANY: Duration = Duration::from_millis(800);
 /// The longest that nothing is sent after a 429.
 const MAX_PAUSE: Duration = Duration::from_hours(1);
 /// The pause after a 429 that does not say when it ends; doubled for each further one.
@@ -168,6 +170,14 @@ impl Budget {
     pub(super) fn has_one(&mut self, now: Instant) -> bool {
         self.refill(now);
         self.paused_until(now).is_none() && self.tokens.min(self.left()) >= 1.0
+    }
+
+    /// How long a first reading may wait for others to travel with: the less may be sent at once,
+    /// the longer.
+    pub(super) fn company(&mut self, now: Instant) -> Duration {
+        self.refill(now);
+        let full = self.tokens.min(self.left()) / self.burst();
+        MAX_COMPANY.mul_f64((1.0 - 2.0 * full).clamp(0.0, 1.0))
     }
 
     pub(super) fn send(&mut self, now: Instant) {

@@ -12,7 +12,12 @@ pub(super) struct Part {
     pub(super) most: f64,
 }
 
-/// `costs` are the requests that a round of each takes, `pace` the requests a second for all.
+/// Who is larger than the median by more than this stretches further than the others.
+const LARGE: f64 = 2.0;
+
+/// `costs` are the requests that a round of each takes, `pace` the requests a second for all. Who
+/// needs no more than an equal part of the pace is read each `refresh`. The others have one interval
+/// in common, but for those that are much larger than most of them.
 pub(super) fn share_out(
     pace: f64,
     costs: &[f64],
@@ -20,11 +25,28 @@ pub(super) fn share_out(
     max_round: Duration,
 ) -> Vec<Part> {
     let refresh_seconds = refresh.as_secs_f64();
-    let level = level(pace, costs.iter().map(|cost| cost / refresh_seconds).collect());
     let longest = max_round.max(refresh);
+    let level = level(pace, costs.iter().map(|cost| cost / refresh_seconds).collect());
+    let is_stretched = |cost: f64| cost / refresh_seconds > level;
+    let mut stretched: Vec<f64> = costs.iter().copied().filter(|c| is_stretched(*c)).collect();
+    stretched.sort_by(f64::total_cmp);
+    let median = stretched.get(stretched.len() / 2).copied().unwrap_or_default();
+    let factor = |cost: f64| (cost / (LARGE * median)).max(1.0);
+    #[expect(clippy::cast_precision_loss, reason = "there are not so many namespaces")]
+    let rate = level * stretched.len() as f64;
+    let common = stretched.iter().map(|cost| cost / factor(*cost)).sum::<f64>() / rate;
     let part = |cost: &f64| {
-        let interval = Duration::try_from_secs_f64(cost / level).unwrap_or(longest);
-        Part { interval: interval.clamp(refresh, longest), most: level * longest.as_secs_f64() }
+        if !is_stretched(*cost) {
+            return Part { interval: refresh, most: f64::INFINITY };
+        }
+        let seconds = common * factor(*cost);
+        let interval = Duration::try_from_secs_f64(seconds).unwrap_or(longest);
+        let most = if interval > longest || !seconds.is_finite() {
+            cost * longest.as_secs_f64() / seconds
+        } else {
+            f64::INFINITY
+        };
+        Part { interval: interval.clamp(refresh, longest), most }
     };
     costs.iter().map(part).collect()
 }
@@ -67,13 +89,30 @@ mod tests {
     #[test]
     fn the_largest_stretches_first() {
         // 0.1 a second go to the small one, which needs no more, and 0.9 to the large one.
-        check(1.0, &[1.0, 18.0], &[(10, 90.0), (20, 90.0)]);
-        check(1.0, &[10.0, 10.0], &[(20, 50.0), (20, 50.0)]);
+        check(1.0, &[1.0, 18.0], &[(10, f64::INFINITY), (20, f64::INFINITY)]);
+        // Those of about one size have one interval, the large one a longer one.
+        check(
+            1.0,
+            &[20.0, 10.0, 10.0, 80.0],
+            &[(80, f64::INFINITY), (80, f64::INFINITY), (80, f64::INFINITY), (100, 50.0)],
+        );
+    }
+
+    #[test]
+    fn all_together_take_the_pace() {
+        for costs in [&[3.0, 40.0, 41.0][..], &[1.0, 1.0, 90.0], &[9.0; 7]] {
+            let longest = Duration::from_hours(1);
+            let parts = share_out(1.0, costs, Duration::from_secs(10), longest);
+            let rates =
+                costs.iter().zip(parts).map(|(cost, part)| cost / part.interval.as_secs_f64());
+            assert!((rates.sum::<f64>() - 1.0).abs() < 0.01);
+        }
     }
 
     #[test]
     fn beyond_the_longest_round_it_does_not_fit() {
-        check(1.0, &[1.0, 1_000.0], &[(10, 90.0), (100, 90.0)]);
+        check(1.0, &[60.0, 60.0], &[(100, 50.0), (100, 50.0)]);
+        check(1.0, &[1.0, 1_000.0], &[(10, f64::INFINITY), (100, 90.0)]);
         check(0.0, &[1.0], &[(100, 0.0)]);
         check(1.0, &[], &[]);
     }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     budget::{Budget, Terms},
-    queue::Lane,
+    queue::{Company, Lane},
 };
 use crate::{
     demand::{Account, Keys},
@@ -119,6 +119,17 @@ impl Organisations {
 
     pub(super) fn budget(&mut self, id: OrganisationId) -> Option<&mut Budget> {
         self.all.get_mut(&id).map(|organisation| &mut organisation.budget)
+    }
+
+    /// How the requests of its accounts are filled.
+    pub(super) fn company(
+        &mut self,
+        id: OrganisationId,
+        most_queries: usize,
+        now: Instant,
+    ) -> Company {
+        let wait = self.budget(id).map_or(Duration::ZERO, |budget| budget.company(now));
+        Company { most_queries, wait }
     }
 
     pub(super) fn has_answered(&self, id: OrganisationId) -> bool {

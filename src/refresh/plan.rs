@@ -20,7 +20,8 @@ const EVERY: Duration = Duration::from_secs(5);
 const SOONEST: Duration = Duration::from_secs(1);
 /// An interval that differs by less stays.
 const STEADY: f64 = 0.02;
-/// Who was refused is taken in again only with some room to spare.
+/// The part of what a pace carries that is planned for: some is wanted for first readings and for
+/// what is read again.
 const SPARE: f64 = 0.95;
 /// The part of a pace that rejected queries take at most.
 const MOST_QUARANTINED: f64 = 0.25;
@@ -291,9 +292,9 @@ impl Party {
         is_unclear: bool,
     ) -> Vec<bool> {
         // One request at least: else nobody would learn that there is room again.
-        let capacity = (pace * max_round.max(refresh).as_secs_f64()).max(1.0);
+        let capacity = (SPARE * pace * max_round.max(refresh).as_secs_f64()).max(1.0);
         let total: f64 = costs.iter().sum();
-        if is_unclear || total <= capacity * SPARE {
+        if is_unclear || total <= capacity {
             return self.members.iter().map(|member| !(is_unclear && member.is_refused)).collect();
         }
         let by_namespace = by_namespace(self.members.iter().zip(costs.iter().copied()));

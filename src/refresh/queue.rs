@@ -82,19 +82,20 @@ impl Queue {
 
     /// Whether anything of this lane could be sent now, and in which order: what is left of a
     /// divided batch first of all.
-    pub(super) fn head(&self, lane: Lane, now: Instant) -> Option<u64> {
+    pub(super) fn head(&self, lane: Lane, now: Instant, company: &Company) -> Option<u64> {
         if self.again.iter().any(|(of, _)| *of == lane) {
             return Some(0);
         }
-        self.first_due(lane, now).map(|(place, _)| place.order)
+        self.first_due(lane, now, company).map(|(place, _)| place.order)
     }
 
     /// The next request of this lane. Its queries have left the queue.
-    pub(super) fn take(&mut self, lane: Lane, now: Instant, most_queries: usize) -> Option<Taken> {
+    pub(super) fn take(&mut self, lane: Lane, now: Instant, company: &Company) -> Option<Taken> {
+        let most_queries = company.most_queries;
         if let Some(at) = self.again.iter().position(|(of, _)| *of == lane) {
             return self.again.remove(at).map(|(_, batch)| Taken::Again(batch));
         }
-        let (_, class) = self.first_due(lane, now)?;
+        let (_, class) = self.first_due(lane, now, company)?;
         let line = self.lines.get(&class)?;
         let mut filling = Filling::new(most_queries.min(class.company));
         let mut taken = Vec::new();
@@ -120,11 +121,11 @@ impl Queue {
     }
 
     /// When something falls due, unless it is due already.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        let heads = self
-            .lines
-            .values()
-            .filter_map(|line| line.values().take(LOOK_AHEAD).map(|waiting| waiting.due_at).min());
+    pub(super) fn next_due(&self, company: &Company) -> Option<Instant> {
+        let heads = self.lines.iter().filter_map(|(class, line)| {
+            let first = line.values().take(LOOK_AHEAD).map(|waiting| waiting.due_at).min()?;
+            Some(first + company.wait_of(class, line.len()))
+        });
         heads.min()
     }
 
@@ -137,13 +138,29 @@ impl Queue {
         self.lines.get(class).map_or(0, |line| line.range(..place).take(most).count())
     }
 
-    fn first_due(&self, lane: Lane, now: Instant) -> Option<(Place, Class)> {
+    fn first_due(&self, lane: Lane, now: Instant, company: &Company) -> Option<(Place, Class)> {
         let lines = self.lines.iter().filter(|(class, _)| class.lane == lane);
         let heads = lines.filter_map(|(class, line)| {
+            let wait = company.wait_of(class, line.len());
             let mut near = line.iter().take(LOOK_AHEAD);
-            near.find(|(_, waiting)| waiting.due_at <= now).map(|(place, _)| (*place, *class))
+            let first = near.find(|(_, waiting)| waiting.due_at + wait <= now)?;
+            Some((*first.0, *class))
         });
         heads.min_by_key(|(place, _)| *place)
+    }
+}
+
+/// How requests are filled.
+pub(super) struct Company {
+    pub(super) most_queries: usize,
+    /// How long first readings wait for others, unless they fill a request.
+    pub(super) wait: Duration,
+}
+
+impl Company {
+    fn wait_of(&self, class: &Class, waiting: usize) -> Duration {
+        let is_full = waiting >= self.most_queries.min(class.company);
+        if class.lane == Lane::First && !is_full { self.wait } else { Duration::ZERO }
     }
 }
 
