@@ -191,3 +191,5 @@ mod tests;
 mod batch_tests;
 #[cfg(test)]
 mod book_tests;
+#[cfg(test)]
+mod chaos_tests;
