@@ -12,7 +12,7 @@ use crate::{
     http,
     metrics::Metrics,
     source::{Source, datadog::Datadog},
-    words::shorten,
+    words::{json, shorten},
 };
 
 mod examine;
@@ -23,7 +23,6 @@ mod through;
 mod replicas;
 mod compare;
 mod text;
-mod json;
 mod report;
 mod comparison;
 mod input;

@@ -1,6 +1,8 @@
 //! Other people's words, made fit for a message: bounded, and nothing in them that a terminal or a
 //! log would obey.
 
+pub(crate) mod json;
+
 /// The first `most` characters, each of them visible or a space.
 pub fn shorten(text: &str, most: usize) -> String {
     let mut shown: String =

@@ -8,12 +8,12 @@ use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
 use crate::words::is_invisible;
 
 /// With its line break.
-pub(super) fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
+pub(crate) fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
     write(value, CompactFormatter)
 }
 
 /// Over many lines.
-pub(super) fn document(value: &impl Serialize) -> io::Result<Vec<u8>> {
+pub(crate) fn document(value: &impl Serialize) -> io::Result<Vec<u8>> {
     write(value, PrettyFormatter::new())
 }
 
