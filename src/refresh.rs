@@ -34,7 +34,7 @@ mod health;
 mod worker;
 
 use book::Book;
-pub use snapshot::{DemandState, DemandStatus, OrganisationStatus, Snapshot};
+pub use snapshot::{DemandState, DemandStatus, OrganisationStatus, Snapshot, Totals};
 pub use worker::Worker;
 
 /// The handle: asks for readings. Cheap to clone.
@@ -166,6 +166,11 @@ impl Refresher {
     /// What is known and planned at this instant.
     pub fn snapshot(&self) -> Snapshot {
         self.shared.book().snapshot(Instant::now())
+    }
+
+    /// The same in numbers, for whoever asks often: of a demand, nothing is copied.
+    pub fn totals(&self) -> Totals {
+        self.shared.book().totals(Instant::now())
     }
 
     /// `new` takes the place of `old`: demands and readings move over, and are read anew at

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
+    Latest,
     book::{Book, Entry, Turn},
     organisations::OrganisationId,
     queue::Lane,
@@ -20,9 +21,22 @@ pub struct Snapshot {
     pub demands: Vec<DemandStatus>,
 }
 
+/// The same in numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    pub organisations: Vec<OrganisationStatus>,
+    states: [usize; DemandState::ALL.len()],
+    /// Demands whose readings are held.
+    pub held: usize,
+    /// Of the newest readings of all demands that are read when they fall due.
+    pub ages: Vec<Duration>,
+}
+
 /// What shares one rate limit, as far as is known.
 #[derive(Clone, Debug)]
 pub struct OrganisationStatus {
+    /// Counts from 1, in the order in which they were met.
+    pub number: usize,
     /// Accounts that share it.
     pub accounts: Vec<Arc<Account>>,
     /// What the limit is called, if that was said.
@@ -63,7 +77,8 @@ pub struct DemandStatus {
     pub state: DemandState,
     /// Of the newest reading.
     pub age: Option<Duration>,
-    /// Whether the newest attempt failed, so that the reading is held as long as it may be.
+    /// Whether the newest attempt failed, so that who asks is told the reading as long as it may be
+    /// held.
     pub is_held: bool,
     pub failure: Option<SourceError>,
     pub interval: Duration,
@@ -87,17 +102,68 @@ pub enum DemandState {
     Asleep,
 }
 
+impl DemandState {
+    pub const ALL: [Self; 5] =
+        [Self::Awake, Self::Fetching, Self::Quarantined, Self::Refused, Self::Asleep];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Awake => "awake",
+            Self::Fetching => "fetching",
+            Self::Quarantined => "quarantined",
+            Self::Refused => "refused",
+            Self::Asleep => "asleep",
+        }
+    }
+}
+
+impl Totals {
+    pub fn in_state(&self, state: DemandState) -> usize {
+        self.states[state as usize]
+    }
+}
+
 impl Book {
     pub(super) fn snapshot(&mut self, now: Instant) -> Snapshot {
+        let organisations = self.organisation_statuses(now);
+        let demands = self.entries.iter().map(|(demand, entry)| entry.status(demand, now));
+        Snapshot { organisations, demands: demands.collect() }
+    }
+
+    pub(super) fn totals(&mut self, now: Instant) -> Totals {
+        let organisations = self.organisation_statuses(now);
+        let ages = Vec::with_capacity(self.entries.len());
+        let mut totals = Totals { organisations, ages, ..Totals::default() };
+        for entry in self.entries.values() {
+            let state = entry.state();
+            let latest = entry.latest.borrow();
+            totals.states[state as usize] += 1;
+            totals.held += usize::from(latest.is_held(state));
+            if entry.is_read_when_due() {
+                totals.ages.extend(latest.age(now));
+            }
+        }
+        totals
+    }
+
+    fn organisation_statuses(&mut self, now: Instant) -> Vec<OrganisationStatus> {
         let mut accounts: BTreeMap<OrganisationId, Vec<Arc<Account>>> = BTreeMap::new();
         for (account, ledger) in &self.ledgers {
             let id = self.organisations.of(&ledger.payer, now);
             accounts.entry(id).or_default().push(account.clone());
         }
-        let organisations = self.organisations.all().map(|(id, organisation)| {
+        // Nothing may have been sent since a period ended.
+        let ids: Vec<OrganisationId> = self.organisations.all().map(|(id, _)| id).collect();
+        for id in ids {
+            if let Some(budget) = self.organisations.budget(id) {
+                budget.roll(now);
+            }
+        }
+        let statuses = (1..).zip(self.organisations.all()).map(|(number, (id, organisation))| {
             let (budget, round) = (&organisation.budget, &organisation.round);
             let terms = budget.terms();
             OrganisationStatus {
+                number,
                 accounts: accounts.remove(&id).unwrap_or_default(),
                 name: terms.name.clone(),
                 is_told: budget.is_told,
@@ -116,38 +182,57 @@ impl Book {
                 refused: round.refused,
             }
         });
-        let organisations = organisations.collect();
-        let demands = self.entries.iter().map(|(demand, entry)| entry.status(demand, now));
-        Snapshot { organisations, demands: demands.collect() }
+        statuses.collect()
     }
 }
 
 impl Entry {
     fn status(&self, demand: &Demand, now: Instant) -> DemandStatus {
+        let state = self.state();
         let latest = self.latest.borrow();
-        let (state, next_in) = match self.turn {
-            Turn::Waiting { class, due_at, .. } => {
-                let is_quarantined = class.lane == Lane::Quarantine;
-                let state =
-                    if is_quarantined { DemandState::Quarantined } else { DemandState::Awake };
-                (state, Some(due_at.saturating_duration_since(now)))
-            }
-            Turn::Fetching => (DemandState::Fetching, None),
-            Turn::Refused => (DemandState::Refused, None),
-            Turn::Asleep(_) => (DemandState::Asleep, None),
-        };
         DemandStatus {
             account: demand.account.clone(),
             query: demand.query.clone(),
             namespaces: self.askers.iter().map(|(name, _)| name.clone()).collect(),
             state,
-            age: latest.readings.first().map(|reading| now - reading.taken_at),
-            is_held: latest.failure.is_some() && !latest.readings.is_empty(),
+            age: latest.age(now),
+            is_held: latest.is_held(state),
             failure: latest.failure.clone(),
             interval: self.interval,
-            next_in,
+            next_in: match self.turn {
+                Turn::Waiting { due_at, .. } => Some(due_at.saturating_duration_since(now)),
+                Turn::Fetching | Turn::Refused | Turn::Asleep(_) => None,
+            },
             batch: self.travelled_with,
         }
+    }
+
+    fn state(&self) -> DemandState {
+        match self.turn {
+            Turn::Waiting { class, .. } if class.lane == Lane::Quarantine => {
+                DemandState::Quarantined
+            }
+            Turn::Waiting { .. } => DemandState::Awake,
+            Turn::Fetching => DemandState::Fetching,
+            Turn::Refused => DemandState::Refused,
+            Turn::Asleep(_) => DemandState::Asleep,
+        }
+    }
+
+    fn is_read_when_due(&self) -> bool {
+        let is_awake = matches!(self.state(), DemandState::Awake | DemandState::Fetching);
+        is_awake && self.rejections == 0
+    }
+}
+
+impl Latest {
+    fn age(&self, now: Instant) -> Option<Duration> {
+        self.readings.first().map(|reading| now.saturating_duration_since(reading.taken_at))
+    }
+
+    /// Nobody is told the reading of a demand that is asleep.
+    fn is_held(&self, state: DemandState) -> bool {
+        self.failure.is_some() && !self.readings.is_empty() && state != DemandState::Asleep
     }
 }
 
