@@ -1,6 +1,6 @@
 //! Health and metrics over HTTP: nothing that names a tenant's query.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -12,11 +12,18 @@ use axum::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::{
+    metrics::{Limit, Metrics, Organisation, Standing},
+    refresh::{DemandState, OrganisationStatus, Refresher, Totals},
+};
+
+/// Most organisations on the metrics page; each is a handful of time series.
+const MAX_ORGANISATIONS: usize = 50;
 
 #[derive(Clone)]
 struct Admin {
     metrics: Arc<Metrics>,
+    refresher: Refresher,
     /// Not ready any more once it fires.
     leaving: CancellationToken,
 }
@@ -26,6 +33,7 @@ struct Admin {
 pub fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
+    refresher: Refresher,
     leaving: CancellationToken,
     stop: CancellationToken,
 ) -> impl Future<Output = io::Result<()>> {
@@ -33,7 +41,7 @@ pub fn serve(
         .route("/livez", get("ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_page))
-        .with_state(Admin { metrics, leaving });
+        .with_state(Admin { metrics, refresher, leaving });
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).into_future()
 }
 
@@ -47,5 +55,42 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
 
 async fn metrics_page(State(admin): State<Admin>) -> impl IntoResponse {
     let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, open_metrics)], admin.metrics.encode())
+    let standing = standing(admin.refresher.totals());
+    ([(CONTENT_TYPE, open_metrics)], admin.metrics.encode(&standing))
+}
+
+fn standing(totals: Totals) -> Standing {
+    let in_use = totals.organisations.iter().filter_map(organisation);
+    let organisations = in_use.take(MAX_ORGANISATIONS).collect();
+    let demands = DemandState::ALL.map(|state| (state.name(), totals.in_state(state)));
+    let mut ages = totals.ages;
+    let oldest = ages.iter().max().copied();
+    let reading_ages = oldest.map(|oldest| {
+        let middle = ages.len() / 2;
+        (*ages.select_nth_unstable(middle).1, oldest)
+    });
+    Standing { organisations, demands: demands.into(), held: totals.held, reading_ages }
+}
+
+/// `None` if nobody uses its accounts any more.
+fn organisation(status: &OrganisationStatus) -> Option<Organisation> {
+    let limit = Limit { requests: status.limit, remaining: status.remaining, reset: status.reset };
+    Some(Organisation {
+        host: status.accounts.first()?.host(),
+        number: status.number,
+        limit: status.is_told.then_some(limit),
+        used_share: used_share(status),
+        intervals: intervals(status),
+    })
+}
+
+/// All of it, if others leave nothing.
+#[expect(clippy::cast_precision_loss, reason = "a limit is no such number")]
+fn used_share(status: &OrganisationStatus) -> f64 {
+    if status.allowance == 0 { 1.0 } else { status.sent as f64 / status.allowance as f64 }
+}
+
+/// `None` before the first plan.
+fn intervals(status: &OrganisationStatus) -> Option<(Duration, Duration)> {
+    Some(status.intervals).filter(|(_, longest)| !longest.is_zero())
 }

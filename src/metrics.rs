@@ -1,6 +1,6 @@
 //! Every Prometheus family on one page.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text},
@@ -25,7 +25,37 @@ pub struct Metrics {
     open_streams: Family<ByMethod, Gauge>,
     requests: Family<Request, Counter>,
     request_duration: Histogram,
-    demands: Gauge,
+}
+
+/// What holds when the page is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    pub organisations: Vec<Organisation>,
+    /// How many there are in each state.
+    pub demands: Vec<(&'static str, usize)>,
+    pub held: usize,
+    /// The median and the oldest.
+    pub reading_ages: Option<(Duration, Duration)>,
+}
+
+/// How it stands with one rate limit.
+#[derive(Clone, Debug)]
+pub struct Organisation {
+    pub host: String,
+    pub number: usize,
+    /// What Datadog says, once it does.
+    pub limit: Option<Limit>,
+    /// Of what we may send in this period, the part that we have sent.
+    pub used_share: f64,
+    /// The shortest and the longest.
+    pub intervals: Option<(Duration, Duration)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    pub requests: u64,
+    pub remaining: u64,
+    pub reset: Duration,
 }
 
 /// An RPC of the `ExternalScaler` service.
@@ -54,6 +84,33 @@ struct Request {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOrganisation {
+    host: String,
+    organisation: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IntervalOf {
+    host: String,
+    organisation: usize,
+    bound: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByState {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AgeOf {
+    bound: &'static str,
+}
+
+/// Of whole numbers, and of others.
+type Whole = Gauge<u64, AtomicU64>;
+type Real = Gauge<f64, AtomicU64>;
+
 impl Metrics {
     pub fn new() -> Self {
         // 50 µs to 3.3 s: a warm RPC at the near end, `--patience` at the far one.
@@ -66,7 +123,6 @@ impl Metrics {
             open_streams: Family::default(),
             requests: Family::default(),
             request_duration: Histogram::new(exponential_buckets(0.02, 2.0, 11)),
-            demands: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -103,11 +159,6 @@ impl Metrics {
             Unit::Seconds,
             self.request_duration.clone(),
         );
-        registry.register(
-            "demands",
-            "Queries that are known, refreshed or idle",
-            self.demands.clone(),
-        );
     }
 
     /// A unary RPC was answered, with `code` as gRPC spells it (`OK`, `NOT_FOUND`).
@@ -136,15 +187,98 @@ impl Metrics {
         self.request_duration.observe(took.as_secs_f64());
     }
 
-    pub fn set_demands(&self, known: usize) {
-        self.demands.set(i64::try_from(known).unwrap_or(i64::MAX));
+    /// The OpenMetrics text format, version 1.0.0.
+    pub fn encode(&self, standing: &Standing) -> String {
+        let mut text = String::new();
+        text::encode_registry(&mut text, &self.registry)
+            .and_then(|()| text::encode_registry(&mut text, &standing.registry()))
+            .and_then(|()| text::encode_eof(&mut text))
+            .expect("a string takes any text");
+        text
+    }
+}
+
+impl Standing {
+    /// A new one for each page, so that nothing stays of what is gone.
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix(PREFIX);
+        self.register_organisations(&mut registry);
+        let demands = Family::<ByState, Whole>::default();
+        for (state, count) in &self.demands {
+            demands.get_or_create(&ByState { state }).set(*count as u64);
+        }
+        registry.register("demands", "Queries that are known, by what becomes of them", demands);
+        let held = Whole::default();
+        held.set(self.held as u64);
+        registry.register(
+            "demands_held",
+            "Queries whose newest attempt failed, and that an older reading answers",
+            held,
+        );
+        let ages = Family::<AgeOf, Real>::default();
+        if let Some((median, oldest)) = self.reading_ages {
+            ages.get_or_create(&AgeOf { bound: "median" }).set(median.as_secs_f64());
+            ages.get_or_create(&AgeOf { bound: "oldest" }).set(oldest.as_secs_f64());
+        }
+        registry.register_with_unit(
+            "reading_age",
+            "Age of the newest readings of the queries that are read when they fall due",
+            Unit::Seconds,
+            ages,
+        );
+        registry
     }
 
-    /// The OpenMetrics text format, version 1.0.0.
-    pub fn encode(&self) -> String {
-        let mut text = String::new();
-        text::encode(&mut text, &self.registry).expect("a string takes any text");
-        text
+    fn register_organisations(&self, registry: &mut Registry) {
+        let limit = Family::<ByOrganisation, Whole>::default();
+        let remaining = Family::<ByOrganisation, Whole>::default();
+        let reset = Family::<ByOrganisation, Real>::default();
+        let used_share = Family::<ByOrganisation, Real>::default();
+        let interval = Family::<IntervalOf, Real>::default();
+        for Organisation { host, number, limit: said, used_share: used, intervals } in
+            &self.organisations
+        {
+            let labels = ByOrganisation { host: host.clone(), organisation: *number };
+            if let Some(said) = said {
+                limit.get_or_create(&labels).set(said.requests);
+                remaining.get_or_create(&labels).set(said.remaining);
+                reset.get_or_create(&labels).set(said.reset.as_secs_f64());
+            }
+            used_share.get_or_create(&labels).set(*used);
+            if let Some((shortest, longest)) = intervals {
+                for (bound, duration) in [("shortest", shortest), ("longest", longest)] {
+                    let labels = IntervalOf { host: host.clone(), organisation: *number, bound };
+                    interval.get_or_create(&labels).set(duration.as_secs_f64());
+                }
+            }
+        }
+        registry.register(
+            "rate_limit",
+            "Requests that Datadog allows an organisation in a period",
+            limit,
+        );
+        registry.register(
+            "rate_limit_remaining",
+            "Requests that are left of the period, for everybody in the organisation",
+            remaining,
+        );
+        registry.register_with_unit(
+            "rate_limit_reset",
+            "Time until the next period",
+            Unit::Seconds,
+            reset,
+        );
+        registry.register(
+            "rate_limit_used_share",
+            "The part of what the scaler may send in the period that it has sent",
+            used_share,
+        );
+        registry.register_with_unit(
+            "refresh_interval",
+            "Time between two readings of a query",
+            Unit::Seconds,
+            interval,
+        );
     }
 }
 
@@ -164,7 +298,21 @@ mod tests {
         metrics.answered(Method::GetMetrics, "OK", Duration::from_millis(1));
         metrics.requested("timed_out", Duration::from_secs(10));
         metrics.stream_opened(Method::StreamIsActive);
-        let page = metrics.encode();
+        let limit = Limit { requests: 1_600, remaining: 1_200, reset: Duration::from_mins(5) };
+        let organisation = Organisation {
+            host: "api.datadoghq.eu".into(),
+            number: 1,
+            limit: Some(limit),
+            used_share: 0.25,
+            intervals: Some((Duration::from_secs(15), Duration::from_mins(1))),
+        };
+        let standing = Standing {
+            organisations: vec![organisation],
+            demands: vec![("awake", 3), ("asleep", 0)],
+            held: 1,
+            reading_ages: Some((Duration::from_millis(7_500), Duration::from_secs(70))),
+        };
+        let page = metrics.encode(&standing);
         for line in [
             r#"keda_datadog_scaler_rpcs_total{method="GetMetrics",code="OK"} 1"#,
             r#"keda_datadog_scaler_rpc_duration_seconds_count{method="GetMetrics"} 1"#,
@@ -174,5 +322,47 @@ mod tests {
         ] {
             assert!(page.contains(line), "{line} is not in\n{page}");
         }
+        assert!(page.ends_with("\n# EOF\n") && page.matches("# EOF").count() == 1, "{page}");
+        // In no order within a family.
+        let mut gauges: Vec<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("keda_datadog_scaler_"))
+            .skip_while(|line| !line.starts_with("rate_limit"))
+            .collect();
+        gauges.sort_unstable();
+        insta::assert_snapshot!(gauges.join("\n"), @r#"
+        demands_held 1
+        demands{state="asleep"} 0
+        demands{state="awake"} 3
+        rate_limit_remaining{host="api.datadoghq.eu",organisation="1"} 1200
+        rate_limit_reset_seconds{host="api.datadoghq.eu",organisation="1"} 300.0
+        rate_limit_used_share{host="api.datadoghq.eu",organisation="1"} 0.25
+        rate_limit{host="api.datadoghq.eu",organisation="1"} 1600
+        reading_age_seconds{bound="median"} 7.5
+        reading_age_seconds{bound="oldest"} 70.0
+        refresh_interval_seconds{host="api.datadoghq.eu",organisation="1",bound="longest"} 60.0
+        refresh_interval_seconds{host="api.datadoghq.eu",organisation="1",bound="shortest"} 15.0
+        "#);
+    }
+
+    #[test]
+    fn what_nobody_knows_is_not_shown() {
+        let organisation = Organisation {
+            host: "api.datadoghq.eu".into(),
+            number: 1,
+            limit: None,
+            used_share: 0.0,
+            intervals: None,
+        };
+        let standing = Standing { organisations: vec![organisation], ..Standing::default() };
+        let page = Metrics::new().encode(&standing);
+        let samples = page.lines().filter(|line| !line.starts_with('#'));
+        let samples = samples.filter_map(|line| line.strip_prefix("keda_datadog_scaler_"));
+        let gauges: Vec<&str> =
+            samples.skip_while(|line| !line.starts_with("rate_limit")).collect();
+        insta::assert_snapshot!(gauges.join("\n"), @r#"
+        rate_limit_used_share{host="api.datadoghq.eu",organisation="1"} 0.0
+        demands_held 0
+        "#);
     }
 }

@@ -102,6 +102,11 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
             anyhow::Ok(())
         }
     });
+    rest.spawn({
+        let (leave, stop) = (shutdown.leave.clone(), stop.clone());
+        let served = admin::serve(listeners.admin, metrics, refresher.clone(), leave, stop);
+        async move { served.await.context("the admin server ended") }
+    });
     if let Some(keeper) = keeper {
         let stop = stop.clone();
         rest.spawn(async move {
@@ -109,11 +114,6 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
             Ok(())
         });
     }
-    rest.spawn({
-        let (leave, stop) = (shutdown.leave.clone(), stop.clone());
-        let served = admin::serve(listeners.admin, metrics, leave, stop);
-        async move { served.await.context("the admin server ended") }
-    });
 
     let mut grpc = JoinSet::new();
     grpc.spawn({

@@ -321,7 +321,7 @@ async fn health_and_metrics_do_not_depend_on_datadog() {
     for line in [
         r#"keda_datadog_scaler_rpcs_total{method="GetMetrics",code="UNAVAILABLE"} 1"#,
         r#"keda_datadog_scaler_datadog_requests_total{outcome="outage"} 1"#,
-        "keda_datadog_scaler_demands 1",
+        r#"keda_datadog_scaler_demands{state="awake"} 1"#,
     ] {
         assert!(page.contains(line), "{line} is not in\n{page}");
     }

@@ -11,7 +11,8 @@ use std::{
 use clap::CommandFactory as _;
 use keda_datadog_scaler::{
     cli::Cli,
-    metrics::{Method, Metrics},
+    metrics::{Limit, Method, Metrics, Organisation, Standing},
+    refresh::DemandState,
     sandbox::Fault,
     source::SourceError,
     trigger::{KEYS, Trigger},
@@ -141,11 +142,25 @@ fn the_readme_knows_every_metric_and_outcome() {
     metrics.answered(Method::IsActive, "OK", Duration::ZERO);
     metrics.stream_opened(Method::StreamIsActive);
     metrics.requested("ok", Duration::ZERO);
-    let page = metrics.encode();
+    let limit = Limit { requests: 1, remaining: 1, reset: Duration::ZERO };
+    let organisation = Organisation {
+        host: "dd".into(),
+        number: 1,
+        limit: Some(limit),
+        used_share: 0.0,
+        intervals: Some((Duration::ZERO, Duration::ZERO)),
+    };
+    let standing = Standing {
+        organisations: vec![organisation],
+        demands: DemandState::ALL.map(|state| (state.name(), 1)).into(),
+        held: 1,
+        reading_ages: Some((Duration::ZERO, Duration::ZERO)),
+    };
+    let page = metrics.encode(&standing);
     let samples = page.lines().filter(|line| !line.starts_with('#'));
     let mut names: Vec<&str> = samples.map(|line| line.split(['{', ' ']).next().unwrap()).collect();
     names.dedup();
-    assert!(names.len() > 7);
+    assert!(names.len() > 15);
     for name in names {
         let name = name.strip_prefix("keda_datadog_scaler_").expect("it has the prefix");
         let family = ["_bucket", "_sum", "_count"]
@@ -153,6 +168,10 @@ fn the_readme_knows_every_metric_and_outcome() {
             .find_map(|suffix| name.strip_suffix(suffix))
             .unwrap_or(name);
         assert!(readme.contains(&format!("`{family}`")), "{family} is not in the README");
+    }
+    for state in DemandState::ALL {
+        let name = state.name();
+        assert!(readme.contains(&format!("`{name}`")), "{name} is not in the README");
     }
 }
 
