@@ -120,6 +120,7 @@ async fn start_real(servers: &mut JoinSet<()>) -> SocketAddr {
 
     let (grpc, address) = listen().await;
     let (admin, _) = listen().await;
+    let (status, _) = listen().await;
     let url = format!("http://{datadog_at}");
     let arguments = ["keda-datadog-scaler", "serve", "--datadog-url", &url];
     let Command::Serve(serve) = Cli::parse_from(arguments).command else { panic!("it is `serve`") };
@@ -127,7 +128,7 @@ async fn start_real(servers: &mut JoinSet<()>) -> SocketAddr {
         Environment::read(|name| (name == "DD_APP_KEY").then(|| "ddpat_of-the-benchmark".into()));
     let config = serve.config(environment).unwrap();
     servers.spawn(async move {
-        serve::run(config, Listeners { grpc, admin }, Shutdown::default()).await.unwrap();
+        serve::run(config, Listeners { grpc, admin, status }, Shutdown::default()).await.unwrap();
     });
     address
 }

@@ -1,4 +1,5 @@
-//! Health and metrics over HTTP: nothing that names a tenant's query.
+//! For whoever looks after the scaler, over HTTP: health and metrics, with nothing that names a
+//! tenant's query; and, on an address of its own, the status, which does.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -16,6 +17,10 @@ use crate::{
     metrics::{Limit, Metrics, Organisation, Standing},
     refresh::{DemandState, OrganisationStatus, Refresher, Totals},
 };
+
+pub mod status;
+mod document;
+pub(crate) mod host;
 
 /// Most organisations on the metrics page; each is a handful of time series.
 const MAX_ORGANISATIONS: usize = 50;

@@ -72,6 +72,11 @@ pub struct Serve {
     #[arg(long, env = "SCALER_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = address)]
     admin_listen: Option<SocketAddr>,
 
+    /// Address for the status (HTTP), which tells everybody who reaches it what all tenants query;
+    /// `kubectl port-forward` reaches the default
+    #[arg(long, env = "SCALER_STATUS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8081", value_parser = address)]
+    status_listen: SocketAddr,
+
     #[command(flatten)]
     reach: Reach,
 
@@ -183,6 +188,10 @@ pub struct Sandbox {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = loopback)]
     admin_listen: SocketAddr,
 
+    /// Address for the status (HTTP)
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081", value_parser = loopback)]
+    status_listen: SocketAddr,
+
     /// Address of the simulated Datadog (HTTP), on this machine
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8282", value_parser = loopback)]
     datadog_listen: SocketAddr,
@@ -250,10 +259,12 @@ impl Serve {
         })
     }
 
-    /// The gRPC and the admin address.
-    pub fn addresses(&self) -> (SocketAddr, SocketAddr) {
-        let grpc = self.listen.unwrap_or_else(|| any_address(9090));
-        (grpc, self.admin_listen.unwrap_or_else(|| any_address(8080)))
+    pub fn addresses(&self) -> serve::Addresses {
+        serve::Addresses {
+            grpc: self.listen.unwrap_or_else(|| any_address(9090)),
+            admin: self.admin_listen.unwrap_or_else(|| any_address(8080)),
+            status: self.status_listen,
+        }
     }
 
     pub fn log_format(&self) -> LogFormat {
@@ -266,8 +277,11 @@ impl Sandbox {
     pub fn config(&self, program: String) -> sandbox::Config {
         sandbox::Config {
             program,
-            listen: self.listen,
-            admin_listen: self.admin_listen,
+            addresses: serve::Addresses {
+                grpc: self.listen,
+                admin: self.admin_listen,
+                status: self.status_listen,
+            },
             datadog_listen: self.datadog_listen,
             datadog_only: self.datadog_only,
             rate_limit: self.rate_limit,

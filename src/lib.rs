@@ -6,7 +6,7 @@
 //! ```text
 //! KEDA ──► scaler ──► trigger ──► credentials ──► demand ──► refresh ──► source ──► Datadog API
 //!             ▲                                                 │
-//!             └───────────────── a reading ◄────────────────────┴──► admin: /metrics
+//!             └───────────────── a reading ◄────────────────────┴──► admin: /metrics, /api/status
 //! sandbox ──► a Datadog made of waves, and the real server in front of it
 //! check ──► the same trigger, credentials and source: once, aloud, without the engine
 //! ```

@@ -105,8 +105,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 async fn serve(options: &Serve, shutdown: Shutdown) -> anyhow::Result<()> {
     let config = options.config(environment())?;
-    let (grpc, admin) = options.addresses();
-    let listeners = Listeners::bind(grpc, admin).await?;
+    let listeners = Listeners::bind(options.addresses()).await?;
     serve::run(config, listeners, shutdown).await
 }
 

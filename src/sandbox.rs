@@ -42,8 +42,7 @@ const APP_KEY: &str = "sandbox-app-key";
 pub struct Config {
     /// How this program was called.
     pub program: String,
-    pub listen: SocketAddr,
-    pub admin_listen: SocketAddr,
+    pub addresses: serve::Addresses,
     pub datadog_listen: SocketAddr,
     /// Only the simulated Datadog, no server.
     pub datadog_only: bool,
@@ -76,9 +75,8 @@ pub async fn run(config: Config, out: &mut impl Write, shutdown: Shutdown) -> an
         return Ok(());
     }
 
-    let listeners = Listeners::bind(config.listen, config.admin_listen).await?;
-    let addresses = (listeners.grpc.local_addr()?, listeners.admin.local_addr()?);
-    printed::tell(out, &told, &config.program, addresses)?;
+    let listeners = Listeners::bind(config.addresses).await?;
+    printed::tell(out, &told, &config.program, listeners.addresses()?)?;
     serve::run(serve_config(&config, datadog_at)?, listeners, shutdown).await
 }
 

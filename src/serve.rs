@@ -40,17 +40,35 @@ pub struct Config {
     pub connection_age: Duration,
 }
 
+/// Where it listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub grpc: SocketAddr,
+    pub admin: SocketAddr,
+    pub status: SocketAddr,
+}
+
 /// Bound by the caller, who thereby knows the ports.
 pub struct Listeners {
     pub grpc: TcpListener,
     pub admin: TcpListener,
+    pub status: TcpListener,
 }
 
 impl Listeners {
-    pub async fn bind(grpc: SocketAddr, admin: SocketAddr) -> anyhow::Result<Self> {
+    pub async fn bind(addresses: Addresses) -> anyhow::Result<Self> {
         Ok(Self {
-            grpc: bind(grpc, "--listen").await?,
-            admin: bind(admin, "--admin-listen").await?,
+            grpc: bind(addresses.grpc, "--listen").await?,
+            admin: bind(addresses.admin, "--admin-listen").await?,
+            status: bind(addresses.status, "--status-listen").await?,
+        })
+    }
+
+    pub fn addresses(&self) -> io::Result<Addresses> {
+        Ok(Addresses {
+            grpc: self.grpc.local_addr()?,
+            admin: self.admin.local_addr()?,
+            status: self.status.local_addr()?,
         })
     }
 }
@@ -92,7 +110,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         draining.clone(),
     );
     let (health, routes) = routes(scaler).await?;
-    let addresses = (listeners.grpc.local_addr()?, listeners.admin.local_addr()?);
+    let Addresses { grpc: grpc_at, admin: admin_at, status: status_at } = listeners.addresses()?;
 
     let mut rest = JoinSet::new();
     rest.spawn({
@@ -106,6 +124,10 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         let (leave, stop) = (shutdown.leave.clone(), stop.clone());
         let served = admin::serve(listeners.admin, metrics, refresher.clone(), leave, stop);
         async move { served.await.context("the admin server ended") }
+    });
+    rest.spawn({
+        let served = admin::status::serve(listeners.status, refresher.clone(), stop.clone());
+        async move { served.await.context("the status server ended") }
     });
     if let Some(keeper) = keeper {
         let stop = stop.clone();
@@ -131,9 +153,14 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
             .serve_with_incoming_shutdown(incoming, ended);
         async move { served.await.context("the gRPC server ended") }
     });
-    let (grpc_at, admin_at) = addresses;
     let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(version, grpc = %grpc_at, admin = %admin_at, "KEDA is answered from now on");
+    tracing::info!(
+        version,
+        grpc = %grpc_at,
+        admin = %admin_at,
+        status = %status_at,
+        "KEDA is answered from now on"
+    );
 
     let ended = tokio::select! {
         () = shutdown.leave.cancelled() => None,
@@ -163,7 +190,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
             );
         }
         stop.cancel();
-        // The admin server waits for its clients; nobody waits for it.
+        // The HTTP servers wait for their clients; nobody waits for them.
         let all_ended = async { while rest.join_next().await.is_some() {} };
         let _ = timeout(Duration::from_secs(1), all_ended).await;
     };

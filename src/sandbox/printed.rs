@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{API_KEY, APP_KEY, broken::Faults, catalogue::METRICS};
-use crate::words::shorten;
+use crate::{serve::Addresses, words::shorten};
 
 /// Most characters that are told of one fault, for lines of 100 columns.
 const MAX_SHOWN: usize = 90;
@@ -24,7 +24,7 @@ pub(super) fn tell(
     out: &mut impl Write,
     datadog: &Simulated<'_>,
     program: &str,
-    (grpc, admin): (SocketAddr, SocketAddr),
+    Addresses { grpc, admin, status }: Addresses,
 ) -> io::Result<()> {
     tell_datadog(out, datadog)?;
     writeln!(out, "The real scaler      {grpc} (gRPC), http://{admin}/metrics")?;
@@ -54,6 +54,11 @@ pub(super) fn tell(
         writeln!(out, "  grpcurl -plaintext -emit-defaults -d '{message}' \\")?;
         writeln!(out, "    {grpc} externalscaler.ExternalScaler/{method}\n")?;
     }
+    writeln!(
+        out,
+        "What the scaler knows of each query that was asked for, and of the rate limit:\n"
+    )?;
+    writeln!(out, "  curl -s http://{status}/api/status\n")?;
     tell_faults(out, datadog)?;
     end(out)
 }

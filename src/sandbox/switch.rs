@@ -1,11 +1,11 @@
 //! The faults over HTTP: switched on, mended and listed while the sandbox runs.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
     extract::{FromRequestParts, Path, Query, Request, State},
-    http::{StatusCode, header, request::Parts, uri::Authority},
+    http::{StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse as _, Response},
     routing::{get, put},
@@ -18,7 +18,7 @@ use super::{
     fault::{Breakage, Fault, NoBreakage},
     state::Simulation,
 };
-use crate::source::datadog::wall_clock;
+use crate::{admin::host, source::datadog::wall_clock};
 
 /// A line of text, the same for all answers.
 type Answer = (StatusCode, String);
@@ -92,11 +92,9 @@ async fn list(State(simulation): State<Arc<Simulation>>) -> Json<Value> {
     Json(faults.collect())
 }
 
-/// Refuses what a website asks that is open in a browser on this machine, if the website's name
-/// leads to this machine: the browser names the website in `Host`.
+/// Refuses what a website asks that is open in a browser on this machine.
 pub(super) async fn on_this_machine(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    if host.is_some_and(is_this_machine) {
+    if host::address(request.headers()).is_some_and(|address| address.is_loopback()) {
         return next.run(request).await;
     }
     refused().into_response()
@@ -115,38 +113,5 @@ impl<S: Sync> FromRequestParts<S> for NoWebsite {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Answer> {
         if parts.headers.contains_key(header::ORIGIN) { Err(refused()) } else { Ok(Self) }
-    }
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else { return false };
-    let name = authority.host();
-    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_loopback_address_is_this_machine() {
-        for host in
-            ["127.0.0.1:8282", "127.9.9.9", "localhost:1", "LocalHost", "[::1]:8282", "[::1]"]
-        {
-            assert!(is_this_machine(host), "{host}");
-        }
-        for host in [
-            "",
-            "example.com",
-            "127.0.0.1.example.com",
-            "localhost.example.com",
-            "10.0.0.1:80",
-            "[::2]:1",
-            "0.0.0.0:1",
-            "a@b@c",
-        ] {
-            assert!(!is_this_machine(host), "{host}");
-        }
     }
 }

@@ -78,7 +78,9 @@ async fn start_serve(environment: &[(&str, &str)]) -> (Running, Keda, String) {
     loop {
         let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let [grpc, admin] = listeners.map(|l| l.local_addr().unwrap().to_string());
-        let child = program(&["serve", "--listen", &grpc, "--admin-listen", &admin])
+        let listen =
+            ["--listen", &grpc, "--admin-listen", &admin, "--status-listen", "127.0.0.1:0"];
+        let child = program(&[&["serve"], &listen[..]].concat())
             .envs([("DD_API_KEY", API_KEY), ("DD_APP_KEY", APP_KEY)])
             .envs(environment.iter().copied())
             .spawn();
@@ -107,8 +109,8 @@ async fn connect(address: &str) -> Keda {
 
 #[test]
 fn what_cannot_work_is_said_and_exits_with_one_or_two() {
-    let free = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
-    let (code, stderr) = run(&[&["serve"], &free[..]].concat(), &[]);
+    let free = ["--listen", "--admin-listen", "--status-listen"].map(|flag| [flag, "127.0.0.1:0"]);
+    let (code, stderr) = run(&[&["serve"], free.as_flattened()].concat(), &[]);
     assert_eq!(code, Some(1));
     assert!(stderr.ends_with(
         "error: there are no Datadog keys; set `DD_API_KEY` and `DD_APP_KEY`, or `--credentials-dir`\n"
@@ -219,7 +221,8 @@ fn the_examples_are_fine() {
 
 /// Starts the sandbox on free ports; returns what it printed up to its last line.
 fn start_sandbox(extra: &[&str]) -> (Running, String) {
-    let free = ["--listen", "--admin-listen", "--datadog-listen"].map(|flag| [flag, "127.0.0.1:0"]);
+    let free = ["--listen", "--admin-listen", "--status-listen", "--datadog-listen"];
+    let free = free.map(|flag| [flag, "127.0.0.1:0"]);
     let arguments = [&["sandbox"], free.as_flattened(), extra].concat();
     // A proxy of the environment is none of the sandbox's business.
     let child = program(&arguments).env("HTTP_PROXY", "http://127.0.0.1:1").spawn();

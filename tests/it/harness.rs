@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     future::Future,
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Once},
     time::Duration,
@@ -19,7 +20,7 @@ use clap::Parser as _;
 use keda_datadog_scaler::{
     cli::{Cli, Command, Environment},
     proto::{GetMetricsRequest, ScaledObjectRef, external_scaler_client::ExternalScalerClient},
-    serve::{self, Listeners, Shutdown},
+    serve::{self, Addresses, Listeners, Shutdown},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -167,6 +168,7 @@ impl Reply {
 pub(crate) struct Server {
     pub(crate) grpc: String,
     pub(crate) admin: String,
+    pub(crate) status: String,
     pub(crate) shutdown: Shutdown,
     running: JoinSet<anyhow::Result<()>>,
 }
@@ -178,15 +180,17 @@ impl Server {
 
     pub(crate) async fn start_with(config: serve::Config) -> Self {
         install_tls();
-        let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (grpc_at, admin_at) = (grpc.local_addr().unwrap(), admin.local_addr().unwrap());
+        let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let listeners = Addresses { grpc: free, admin: free, status: free };
+        let listeners = Listeners::bind(listeners).await.unwrap();
+        let Addresses { grpc, admin, status } = listeners.addresses().unwrap();
         let shutdown = Shutdown::default();
         let mut running = JoinSet::new();
-        running.spawn(serve::run(config, Listeners { grpc, admin }, shutdown.clone()));
+        running.spawn(serve::run(config, listeners, shutdown.clone()));
         Self {
-            grpc: format!("http://{grpc_at}"),
-            admin: format!("http://{admin_at}"),
+            grpc: format!("http://{grpc}"),
+            admin: format!("http://{admin}"),
+            status: format!("http://{status}"),
             shutdown,
             running,
         }

@@ -17,6 +17,7 @@ mod outage;
 mod streams;
 mod credentials;
 mod shutdown;
+mod status;
 mod binary;
 mod sandbox;
 mod faults;
