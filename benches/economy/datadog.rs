@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -149,7 +149,7 @@ impl Datadog {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().expect("every request is one that Datadog can be sent")
     }
 }
 
@@ -283,7 +283,7 @@ impl Meter {
                 spent
             }
         };
-        let reset = self.window_begins_at() + period - (PHASE + at);
+        let reset = (self.window_begins_at() + period).saturating_sub(PHASE + at);
         Some(RateLimit {
             limit: Some(limit),
             period: Some(period),

@@ -139,7 +139,7 @@ impl Isolation {
         let tally = world.keda.take_tally();
         let neighbours = world.keda.objects().iter().filter(|o| o.role == Role::Subject);
         let first_value = last(
-            neighbours.map(|neighbour| Some(neighbour.history.first_value_at.get()? - started_at)),
+            neighbours.map(|neighbour| Some(neighbour.history.first_value.get()? - started_at)),
         );
         let asked = world.datadog.asked();
         let requests = |asked: &[Asked], lasts: Duration| {
@@ -156,7 +156,7 @@ impl Isolation {
         }
         world.keda.run(offends_after + TROUBLE + 2 * MINUTE).await;
         let waited =
-            |history: &History| Some(history.first_value_at.get()? - history.first_asked_at.get()?);
+            |history: &History| Some(history.first_value.get()? - history.first_asked.get()?);
         let corrected = among.iter().map(|place| waited(&world.keda.objects()[*place].history));
         Lived {
             first_value,

@@ -63,13 +63,13 @@ pub(crate) enum Role {
     Offender,
 }
 
-/// What came of asking for one object.
+/// When what came of asking for one object.
 #[derive(Default)]
 pub(crate) struct History {
-    pub(crate) first_asked_at: Cell<Option<Instant>>,
-    pub(crate) first_value_at: Cell<Option<Instant>>,
-    pub(crate) newest_value_at: Cell<Option<Instant>>,
-    pub(crate) newest_error_at: Cell<Option<Instant>>,
+    pub(crate) first_asked: Cell<Option<Instant>>,
+    pub(crate) first_value: Cell<Option<Instant>>,
+    pub(crate) newest_value: Cell<Option<Instant>>,
+    pub(crate) newest_error: Cell<Option<Instant>>,
 }
 
 /// What KEDA was told.
@@ -175,7 +175,7 @@ impl Keda {
     }
 }
 
-/// `GetMetricsAndActivityForScaler`, pkg/scaling/cache/scalers_cache.go
+/// `GetMetricsAndActivityForScaler`, `pkg/scaling/cache/scalers_cache.go`
 async fn pass(object: Rc<Object>, tally: Rc<RefCell<Tally>>) {
     for _attempt in 0..2 {
         // IsActive is asked only after GetMetrics had a value.
@@ -203,8 +203,8 @@ impl Object {
 
         let now = Instant::now();
         let history = &self.history;
-        if history.first_asked_at.get().is_none() {
-            history.first_asked_at.set(Some(asked_at));
+        if history.first_asked.get().is_none() {
+            history.first_asked.set(Some(asked_at));
         }
         let mut tally = tally.borrow_mut();
         let told = match self.role {
@@ -213,15 +213,15 @@ impl Object {
         };
         match &answer {
             Ok(_measure) => {
-                if history.first_value_at.get().is_none() {
-                    history.first_value_at.set(Some(now));
+                if history.first_value.get().is_none() {
+                    history.first_value.set(Some(now));
                 }
-                history.newest_value_at.set(Some(now));
+                history.newest_value.set(Some(now));
                 told.values += 1;
                 told.ages.note(now.saturating_duration_since(taken_at.get()));
             }
             Err(unread) => {
-                history.newest_error_at.set(Some(now));
+                history.newest_error.set(Some(now));
                 *told.errors.entry(name(unread)).or_default() += 1;
             }
         }

@@ -197,9 +197,8 @@ fn load(name: &'static str, triggers: usize) -> Load {
     }
 }
 
-fn of_account(number: usize, api_key: usize, app_key: usize) -> Want {
-    let (api_key, app_key) = (format!("api-{api_key}"), format!("app-{app_key}"));
-    Want { api_key, app_key, ..Want::new(number) }
+fn of_account(number: usize, api: usize, app: usize) -> Want {
+    Want { api_key: format!("api-{api}"), app_key: format!("app-{app}"), ..Want::new(number) }
 }
 
 /// The first 250 are of fifty small namespaces, the others of a big one.
@@ -231,11 +230,15 @@ impl Load {
         let wanted: Vec<Want> = (0..self.triggers).map(self.want).collect();
         let (later, early): (Vec<Want>, Vec<Want>) =
             wanted.into_iter().partition(|want| (self.comes_later)(want));
-        early.iter().for_each(|want| world.add(want));
+        for want in &early {
+            world.add(want);
+        }
         let mut all_came = Duration::ZERO;
         if !later.is_empty() {
             world.keda.run(LATER).await;
-            later.iter().for_each(|want| world.add(want));
+            for want in &later {
+                world.add(want);
+            }
             all_came = LATER;
         }
         world.keda.run(all_came + START).await;
@@ -250,7 +253,7 @@ impl Load {
         let histories = || subjects().map(|object| &object.history);
         Figures {
             calls_a_minute: count(asked.iter().filter(|asked| asked.at >= settled).count())
-                / ((2 * HOUR - settled).as_secs_f64() / 60.0),
+                / ((2 * HOUR).saturating_sub(settled).as_secs_f64() / 60.0),
             worst_minute: worst_minute(&asked, settled + self.refresh / 2),
             calls_an_hour: worst_hour(&asked),
             requests_a_round: requests_a_round(&asked),
@@ -260,11 +263,11 @@ impl Load {
             oldest: first.subjects.ages.oldest.max(later.subjects.ages.oldest),
             triggers: histories().count(),
             served: histories()
-                .filter(|history| history.newest_value_at.get() > history.newest_error_at.get())
+                .filter(|history| history.newest_value.get() > history.newest_error.get())
                 .count(),
             flapping: histories()
                 .filter(|history| {
-                    let newest = [&history.newest_value_at, &history.newest_error_at];
+                    let newest = [&history.newest_value, &history.newest_error];
                     newest.iter().all(|at| at.get() > Some(half))
                 })
                 .count(),
@@ -279,7 +282,7 @@ impl Load {
 fn worst_minute(asked: &[Asked], from: Duration) -> usize {
     let mut minutes: HashMap<u64, usize> = HashMap::new();
     for asked in asked.iter().filter(|asked| asked.at >= from) {
-        *minutes.entry((asked.at - from).as_secs() / 60).or_default() += 1;
+        *minutes.entry(asked.at.saturating_sub(from).as_secs() / 60).or_default() += 1;
     }
     minutes.into_values().max().unwrap_or(0)
 }

@@ -49,7 +49,9 @@ fn main() {
         let is_wanted = |(name, _): &Case| filter.as_ref().is_none_or(|part| name.contains(part));
         let cases: Vec<Case> = cases.into_iter().filter(is_wanted).collect();
         let mut table = Table::new(title, head);
-        run(&cases).into_iter().for_each(|row| table.push(row));
+        for row in run(&cases) {
+            table.push(row);
+        }
         if !table.is_empty() {
             println!("{table}");
         }

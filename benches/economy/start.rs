@@ -46,10 +46,10 @@ impl Start {
 
         let histories = || world.keda.objects().iter().map(|object| &object.history);
         let all_after =
-            histories().map(|h| Some(h.first_value_at.get()? - started_at)).collect::<Option<_>>();
+            histories().map(|h| Some(h.first_value.get()? - started_at)).collect::<Option<_>>();
         let all_after = all_after.map(|after: Vec<Duration>| after.into_iter().max());
         let waits = histories()
-            .map(|h| Some(h.first_value_at.get()? - h.first_asked_at.get()?))
+            .map(|h| Some(h.first_value.get()? - h.first_asked.get()?))
             .collect::<Option<Vec<Duration>>>();
         let longest = waits.map(|waits| waits.into_iter().max());
         let shown = |time: Option<Option<Duration>>| match time.flatten() {
