@@ -1,139 +1,172 @@
-//! `cargo bench --bench rpc`: warm GetMetrics of the real server against a bare tonic service that
-//! decodes the same request and returns a constant. Client and servers share the machine, so
-//! only the ratio of interleaved rounds means something.
+//! `cargo bench --bench rpc`: warm GetMetrics and IsActive of 1,000 triggers against a bare tonic
+//! service of the same contract, which decodes the same metadata and returns a constant. Both are
+//! processes of their own. They share the machine with the client, so that only the ratio of
+//! interleaved rounds means something; the CPU time of an RPC is the server's alone.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on fails")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{env, net::SocketAddr, process::Command, time::Duration};
 
-use clap::Parser as _;
 use futures_util::{future::join_all, stream};
-use keda_datadog_scaler::{
-    cli::{Cli, Command, Environment},
-    proto::{
-        GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, IsActiveResponse,
-        MetricValue, ScaledObjectRef,
-        external_scaler_client::ExternalScalerClient,
-        external_scaler_server::{ExternalScaler, ExternalScalerServer},
-    },
-    serve::{self, Listeners, Shutdown},
+use keda_datadog_scaler::proto::{
+    GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, IsActiveResponse, MetricValue,
+    ScaledObjectRef,
+    external_scaler_server::{ExternalScaler, ExternalScalerServer},
 };
-use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use tokio::{net::TcpListener, time::Instant};
 use tonic::{
     Request, Response, Status,
-    transport::{Channel, Server, server::TcpIncoming},
+    transport::{Server, server::TcpIncoming},
 };
 
+#[path = "support/datadog.rs"]
+mod datadog;
+#[path = "support/program.rs"]
+mod program;
+
+use datadog::Datadog;
+use program::{Program, free_address};
+
+const TRIGGERS: usize = 1_000;
 const ROUNDS: usize = 15;
 const ROUND: Duration = Duration::from_secs(1);
 const IN_FLIGHT: usize = 64;
+/// How this program is told to be the bare service.
+const BARE: &str = "--be-the-bare-service-at";
+const GOAL_OF_RATIO: f64 = 0.7;
+const GOAL_OF_CPU: f64 = 25.0;
+
+/// What a server did in a round.
+struct Round {
+    rpcs_a_second: f64,
+    /// In microseconds.
+    cpu_an_rpc: f64,
+}
 
 #[tokio::main]
 async fn main() {
-    rustls::crypto::ring::default_provider().install_default().unwrap();
-    let mut servers = JoinSet::new();
-    let bare = client(start_bare(&mut servers).await).await;
-    let real = client(start_real(&mut servers).await).await;
-    for client in [&bare, &real] {
-        throughput(client).await;
+    let arguments: Vec<String> = env::args().collect();
+    if let [_, flag, address] = &arguments[..]
+        && flag == BARE
+    {
+        return serve_bare(address.parse().unwrap()).await;
+    }
+    let address = free_address();
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args([BARE, &address.to_string()]);
+    let bare = Program::start(command, address).await;
+    let datadog = Datadog::start(1).await;
+    let real = Program::scaler(&datadog.url).await;
+    let requests: Vec<GetMetricsRequest> = (0..TRIGGERS).map(request).collect();
+    for program in [&bare, &real] {
+        round(program, &requests).await;
     }
 
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
-        rounds.push((throughput(&bare).await, throughput(&real).await));
+        rounds.push((round(&bare, &requests).await, round(&real, &requests).await));
     }
-    println!("{:>12} {:>12} {:>8}", "bare RPC/s", "real RPC/s", "ratio");
+    println!(
+        "{:>12} {:>12} {:>8} {:>16} {:>16}",
+        "bare RPC/s", "real RPC/s", "ratio", "bare us CPU/RPC", "real us CPU/RPC"
+    );
     for (bare, real) in &rounds {
-        println!("{bare:>12.0} {real:>12.0} {:>8.3}", real / bare);
+        let ratio = real.rpcs_a_second / bare.rpcs_a_second;
+        println!(
+            "{:>12.0} {:>12.0} {ratio:>8.3} {:>16.1} {:>16.1}",
+            bare.rpcs_a_second, real.rpcs_a_second, bare.cpu_an_rpc, real.cpu_an_rpc
+        );
     }
-    let mut ratios: Vec<f64> = rounds.iter().map(|(bare, real)| real / bare).collect();
-    ratios.sort_by(f64::total_cmp);
-    println!("median ratio {:.3} of {ROUNDS} interleaved rounds", ratios[ROUNDS / 2]);
+    let ratio = median(rounds.iter().map(|(bare, real)| real.rpcs_a_second / bare.rpcs_a_second));
+    let cpu = median(rounds.iter().map(|(_, real)| real.cpu_an_rpc));
+    let verdict = |is_met| if is_met { "ok" } else { "MISSED" };
+    println!(
+        "median ratio {ratio:.3} of {ROUNDS} interleaved rounds, goal >= {GOAL_OF_RATIO} {}",
+        verdict(ratio >= GOAL_OF_RATIO)
+    );
+    let [of_bare, of_real] = [&bare, &real].map(|program| program.resident() >> 20);
+    println!(
+        "resident {of_bare} MiB and {of_real} MiB; {} requests to Datadog all the while",
+        datadog.requests()
+    );
+    println!(
+        "median server CPU of an RPC {cpu:.1} us, goal <= {GOAL_OF_CPU} us {}",
+        verdict(cpu <= GOAL_OF_CPU)
+    );
 }
 
-/// RPCs per second over one connection, as KEDA has it.
-async fn throughput(client: &ExternalScalerClient<Channel>) -> f64 {
-    let started_at = Instant::now();
-    let callers = (0..IN_FLIGHT).map(|_| {
-        let mut client = client.clone();
+fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// GetMetrics and IsActive in turn, over one connection, as KEDA has it.
+async fn round(program: &Program, requests: &[GetMetricsRequest]) -> Round {
+    let (cpu, started_at) = (program.cpu(), Instant::now());
+    let callers = (0..IN_FLIGHT).map(|caller| {
+        let mut client = program.client.clone();
         async move {
             let mut calls = 0.0;
-            while started_at.elapsed() < ROUND {
-                let response = client.get_metrics(request()).await.unwrap();
+            let own = requests.iter().skip(caller).step_by(IN_FLIGHT).cycle();
+            for request in own {
+                if started_at.elapsed() >= ROUND {
+                    break;
+                }
+                let object = request.scaled_object_ref.clone().unwrap();
+                let response = client.get_metrics(request.clone()).await.unwrap();
                 assert_eq!(response.into_inner().metric_values.len(), 1);
-                calls += 1.0;
+                assert!(!client.is_active(object).await.unwrap().into_inner().result);
+                calls += 2.0;
             }
             calls
         }
     });
     let calls: f64 = join_all(callers).await.iter().sum();
-    calls / started_at.elapsed().as_secs_f64()
+    let took = started_at.elapsed();
+    let cpu = program.cpu().saturating_sub(cpu);
+    Round { rpcs_a_second: calls / took.as_secs_f64(), cpu_an_rpc: cpu.as_secs_f64() * 1e6 / calls }
 }
 
-fn request() -> GetMetricsRequest {
+fn request(number: usize) -> GetMetricsRequest {
+    let query = format!(
+        "sum:trace.http.request.hits{{env:live,service:checkout-{number}}}.as_rate().rollup(avg, 30)"
+    );
     let metadata = [
         ("scalerAddress", "keda-datadog-scaler.keda:9090"),
-        (
-            "query",
-            "sum:trace.http.request.hits{env:live,service:checkout}.as_rate().rollup(avg, 30)",
-        ),
+        ("query", &query),
         ("queryValue", "120"),
-        ("activationQueryValue", "5"),
+        ("activationQueryValue", "500"),
         ("age", "120"),
         ("metricUnavailableValue", "0"),
     ];
     GetMetricsRequest {
         scaled_object_ref: Some(ScaledObjectRef {
-            name: "checkout".into(),
-            namespace: "shop".into(),
+            name: format!("checkout-{number}"),
+            namespace: format!("team-{}", number % 50),
             scaler_metadata: metadata.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
         }),
         metric_name: "datadog-sum-trace-http-request-hits".into(),
     }
 }
 
-async fn client(address: SocketAddr) -> ExternalScalerClient<Channel> {
-    let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
-    ExternalScalerClient::new(endpoint.connect().await.unwrap())
-}
-
-async fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
-}
-
-async fn start_bare(servers: &mut JoinSet<()>) -> SocketAddr {
-    let (listener, address) = listen().await;
+/// Until it is killed.
+async fn serve_bare(address: SocketAddr) {
+    let listener = TcpListener::bind(address).await.unwrap();
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = Server::builder().add_service(ExternalScalerServer::new(Bare));
-    servers.spawn(async move { server.serve_with_incoming(incoming).await.unwrap() });
-    address
-}
-
-async fn start_real(servers: &mut JoinSet<()>) -> SocketAddr {
-    let (datadog, datadog_at) = listen().await;
-    let reply = r#"{"status":"ok","series":[{"pointlist":[[0,1.0],[10000,97.5]]}]}"#;
-    let router = axum::Router::new().route("/api/v1/query", axum::routing::get(reply));
-    servers.spawn(async move { axum::serve(datadog, router).await.unwrap() });
-
-    let (grpc, address) = listen().await;
-    let (admin, _) = listen().await;
-    let (status, _) = listen().await;
-    let url = format!("http://{datadog_at}");
-    let arguments = ["keda-datadog-scaler", "serve", "--datadog-url", &url];
-    let Command::Serve(serve) = Cli::parse_from(arguments).command else { panic!("it is `serve`") };
-    let environment =
-        Environment::read(|name| (name == "DD_APP_KEY").then(|| "ddpat_of-the-benchmark".into()));
-    let config = serve.config(environment).unwrap();
-    servers.spawn(async move {
-        serve::run(config, Listeners { grpc, admin, status }, Shutdown::default()).await.unwrap();
-    });
-    address
+    server.serve_with_incoming(incoming).await.unwrap();
 }
 
 struct Bare;
+
+/// The least that any scaler would look at.
+fn read(object: Option<&ScaledObjectRef>) -> Option<f64> {
+    let metadata = &object?.scaler_metadata;
+    let query = metadata.get("query").filter(|query| query.contains('{'));
+    query.and(metadata.get("queryValue")?.parse().ok())
+}
 
 #[tonic::async_trait]
 impl ExternalScaler for Bare {
@@ -144,16 +177,22 @@ impl ExternalScaler for Bare {
         &self,
         request: Request<GetMetricsRequest>,
     ) -> Result<Response<GetMetricsResponse>, Status> {
-        let metric_name = request.into_inner().metric_name;
+        let GetMetricsRequest { scaled_object_ref, metric_name } = request.into_inner();
+        let Some(_target) = read(scaled_object_ref.as_ref()) else {
+            return Err(Status::invalid_argument("the metadata cannot work"));
+        };
         let value = MetricValue { metric_name, metric_value: 98, metric_value_float: 97.5 };
         Ok(Response::new(GetMetricsResponse { metric_values: vec![value] }))
     }
 
     async fn is_active(
         &self,
-        _: Request<ScaledObjectRef>,
+        request: Request<ScaledObjectRef>,
     ) -> Result<Response<IsActiveResponse>, Status> {
-        Err(Status::unimplemented(""))
+        let Some(target) = read(Some(&request.into_inner())) else {
+            return Err(Status::invalid_argument("the metadata cannot work"));
+        };
+        Ok(Response::new(IsActiveResponse { result: target < 0.0 }))
     }
 
     async fn get_metric_spec(
