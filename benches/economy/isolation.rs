@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::{
     datadog::{Asked, ENDLESS, MALFORMED},
     keda::{History, Role},
-    table::{Goal, verdict},
+    table::{Goal, Row, verdict},
     world::{Want, World, on_virtual_time, organisation},
 };
 
@@ -79,7 +79,7 @@ pub(crate) fn isolations() -> Vec<Isolation> {
 }
 
 impl Isolation {
-    pub(crate) fn run(&self) -> Vec<String> {
+    pub(crate) fn run(&self) -> Row {
         let lived = on_virtual_time(self.live(self.offenders));
         let without = on_virtual_time(self.live(0));
         let is_malformed = self.fault == MALFORMED;
@@ -102,7 +102,7 @@ impl Isolation {
         let extra = |with: usize, without: usize| {
             format!("{:+}", i64::try_from(with).unwrap() - i64::try_from(without).unwrap())
         };
-        vec![
+        let cells = vec![
             self.name.to_owned(),
             if self.turns { "-".to_owned() } else { seconds(lived.first_value) },
             seconds(Some(lived.oldest)),
@@ -111,7 +111,8 @@ impl Isolation {
             extra(lived.requests, without.requests),
             seconds(lived.corrected_after),
             verdict(&goals),
-        ]
+        ];
+        Row { cells, notes: Vec::new() }
     }
 
     /// The same life with as many offenders.

@@ -82,8 +82,16 @@ pub(crate) struct Tally {
 #[derive(Default)]
 pub(crate) struct Told {
     pub(crate) values: u64,
-    pub(crate) errors: BTreeMap<&'static str, u64>,
+    pub(crate) errors: BTreeMap<&'static str, Errors>,
     pub(crate) ages: Ages,
+}
+
+/// RPCs that failed for one kind of reason.
+#[derive(Default)]
+pub(crate) struct Errors {
+    pub(crate) count: u64,
+    /// What the first of them was told.
+    pub(crate) first: String,
 }
 
 /// How old the readings were that values were made of.
@@ -222,7 +230,13 @@ impl Object {
             }
             Err(unread) => {
                 history.newest_error.set(Some(now));
-                *told.errors.entry(name(unread)).or_default() += 1;
+                let errors = told.errors.entry(name(unread)).or_default();
+                errors.count += 1;
+                if let Unread::Failed(why) = unread
+                    && errors.first.is_empty()
+                {
+                    errors.first = why.to_string();
+                }
             }
         }
         answer.is_ok()
@@ -241,7 +255,7 @@ fn name(unread: &Unread<Unanswered>) -> &'static str {
 
 impl Told {
     pub(crate) fn failed(&self) -> u64 {
-        self.errors.values().sum()
+        self.errors.values().map(|errors| errors.count).sum()
     }
 }
 

@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use crate::{
     datadog::{Asked, Headers, MALFORMED, Organisation, Others, Outcome},
     keda::{Role, Tally},
-    table::{Goal, verdict},
+    table::{Goal, Row, verdict},
     world::{Want, World, on_virtual_time, organisation},
 };
 
-pub(crate) const HEAD: [&str; 15] = [
+pub(crate) const HEAD: [&str; 16] = [
     "case",
     "limit/h",
     "calls/min",
@@ -28,7 +28,8 @@ pub(crate) const HEAD: [&str; 15] = [
     "served",
     "flapping",
     "RPCs answered",
-    "errors first+later",
+    "errors at first",
+    "errors later",
     "goal",
 ];
 
@@ -217,7 +218,7 @@ fn fair(figures: &Figures) -> Vec<Goal> {
 }
 
 impl Load {
-    pub(crate) fn run(&self) -> Vec<String> {
+    pub(crate) fn run(&self) -> Row {
         let figures = on_virtual_time(self.measure());
         let limit = self.organisations[0].limit;
         figures.row(self.name, limit, &(self.goals)(&figures))
@@ -345,13 +346,16 @@ impl Figures {
         Goal::new("some served, none flapping", self.served > 0 && self.flapping == 0)
     }
 
-    fn row(&self, name: &str, limit: u64, goals: &[Goal]) -> Vec<String> {
+    fn row(&self, name: &str, limit: u64, goals: &[Goal]) -> Row {
         let seconds = |age: Duration| format!("{:.1} s", age.as_secs_f64());
         let later = &self.later.subjects;
-        let kinds: Vec<String> =
-            later.errors.iter().map(|(kind, times)| format!("{kind} {times}")).collect();
-        let kinds = if kinds.is_empty() { "0".to_owned() } else { kinds.join(", ") };
-        vec![
+        let notes = [("", later), (" (offenders)", &self.later.offenders)];
+        let notes = notes.into_iter().flat_map(|(whose, told)| {
+            told.errors.iter().map(move |(kind, errors)| {
+                format!("{name}{whose}: {} x {kind}: {}", errors.count, errors.first)
+            })
+        });
+        let cells = vec![
             name.to_owned(),
             limit.to_string(),
             format!("{:.1}", self.calls_a_minute),
@@ -365,8 +369,10 @@ impl Figures {
             format!("{} of {}", self.served, self.triggers),
             self.flapping.to_string(),
             self.values.to_string(),
-            format!("{}+{kinds}", self.errors_first),
+            self.errors_first.to_string(),
+            later.failed().to_string(),
             verdict(goals),
-        ]
+        ];
+        Row { cells, notes: notes.collect() }
     }
 }

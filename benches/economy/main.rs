@@ -24,10 +24,10 @@ mod keda;
 mod datadog;
 mod corpus;
 
-use table::Table;
+use table::{Row, Table};
 
 /// A row to be.
-type Case = (&'static str, Box<dyn Fn() -> Vec<String> + Sync>);
+type Case = (&'static str, Box<dyn Fn() -> Row + Sync>);
 
 fn main() {
     corpus::check();
@@ -59,9 +59,9 @@ fn main() {
 }
 
 /// Each on a thread of its own, as many at once as there are cores; the rows in their order.
-fn run(cases: &[Case]) -> Vec<Vec<String>> {
+fn run(cases: &[Case]) -> Vec<Row> {
     let next = AtomicUsize::new(0);
-    let rows = Mutex::new(vec![Vec::new(); cases.len()]);
+    let rows = Mutex::new(vec![Row::default(); cases.len()]);
     let work = || {
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);

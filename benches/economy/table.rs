@@ -11,7 +11,15 @@ pub(crate) struct Goal {
 pub(crate) struct Table {
     title: &'static str,
     head: Vec<&'static str>,
-    rows: Vec<Vec<String>>,
+    rows: Vec<Row>,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Row {
+    /// As many as the head has.
+    pub(crate) cells: Vec<String>,
+    /// What is said below the table, in lines.
+    pub(crate) notes: Vec<String>,
 }
 
 impl Goal {
@@ -34,9 +42,8 @@ impl Table {
         Self { title, head: head.to_vec(), rows: Vec::new() }
     }
 
-    /// As many cells as the head has.
-    pub(crate) fn push(&mut self, row: Vec<String>) {
-        assert_eq!(row.len(), self.head.len(), "a row of another table");
+    pub(crate) fn push(&mut self, row: Row) {
+        assert_eq!(row.cells.len(), self.head.len(), "a row of another table");
         self.rows.push(row);
     }
 
@@ -49,15 +56,15 @@ impl Display for Table {
     /// Figures to the right; the first and the last column, which are words, to the left.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = |column: usize| {
-            let cells = self.rows.iter().map(|row| row[column].chars().count());
+            let cells = self.rows.iter().map(|row| row.cells[column].chars().count());
             cells.chain([self.head[column].chars().count()]).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
         writeln!(f, "\n{}", self.title)?;
-        let head = self.head.iter().map(|cell| (*cell).to_owned()).collect();
-        for row in [&head].into_iter().chain(&self.rows) {
-            let last = row.len() - 1;
-            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+        let head: Vec<String> = self.head.iter().map(|cell| (*cell).to_owned()).collect();
+        for cells in [&head].into_iter().chain(self.rows.iter().map(|row| &row.cells)) {
+            let last = cells.len() - 1;
+            for (column, (cell, width)) in cells.iter().zip(&widths).enumerate() {
                 match column {
                     0 => write!(f, "{cell:width$}")?,
                     _ if column == last => write!(f, "  {cell}")?,
@@ -65,6 +72,9 @@ impl Display for Table {
                 }
             }
             writeln!(f)?;
+        }
+        for note in self.rows.iter().flat_map(|row| &row.notes) {
+            writeln!(f, "  {note}")?;
         }
         Ok(())
     }
