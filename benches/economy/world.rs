@@ -6,7 +6,6 @@ use clap::Parser as _;
 use keda_datadog_scaler::{
     cli::{Cli, Command, Environment},
     demand::{Account, Demand, Keys},
-    metrics::Metrics,
     refresh::{self, Refresher},
     scaler, serve,
     trigger::Subject,
@@ -93,8 +92,7 @@ impl World {
         let stop = CancellationToken::new();
         let mut workers = JoinSet::new();
         let scalers = (0..scalers).map(|_| {
-            let metrics = Arc::new(Metrics::new());
-            let (refresher, worker) = refresh::new(refresh, datadog.clone(), metrics);
+            let (refresher, worker) = refresh::new(refresh, datadog.clone());
             workers.spawn(worker.run(stop.clone()));
             refresher
         });

@@ -30,6 +30,7 @@ impl Program {
         command
             .args(["serve", "--datadog-url", datadog_url])
             .args(["--listen", &grpc.to_string(), "--admin-listen", &admin.to_string()])
+            .args(["--status-listen", "127.0.0.1:0"])
             .env_clear()
             .envs([("DD_APP_KEY", "ddpat_of-the-benchmark"), ("RUST_LOG", "error")]);
         Self::start(command, grpc).await

@@ -371,7 +371,13 @@ impl Book {
             }
             let id = self.organisations.of(&ledger.payer, now);
             let company = self.organisations.company(id, self.config.batch_queries, now);
+            // An account that fails is tried with what had answers, every other time at least.
+            let has_tried = |lane| ledger.queue.head(lane, now, &company).is_some();
+            let is_picky = ledger.health.is_picky() && has_tried(Lane::Refresh);
             for (at, lane) in Lane::ALL.into_iter().enumerate() {
+                if is_picky && lane != Lane::Refresh {
+                    continue;
+                }
                 let Some(order) = ledger.queue.head(lane, now, &company) else { continue };
                 let head = &mut all.entry(id).or_default()[at];
                 if head.as_ref().is_none_or(|(first, _)| order < *first) {
