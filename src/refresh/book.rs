@@ -494,7 +494,7 @@ impl Book {
                 earlier(budget.paused_until(now).map_or(may_at, |until| until.max(may_at)));
             } else {
                 // Not at this very instant, however little is wanting.
-                let next_at = if budget.has_one(now) { now } else { budget.next_at(0.0, now) };
+                let next_at = if budget.has_one(now) { now } else { budget.next_at(0, now) };
                 earlier(next_at.max(now + Duration::from_millis(1)));
             }
         }
@@ -507,22 +507,26 @@ impl Book {
         demand: &Demand,
         now: Instant,
     ) -> Option<(Instant, SourceError)> {
-        let Turn::Waiting { class, place, .. } = self.entries.get(demand)?.turn else {
-            return None;
-        };
         let ledger = self.ledgers.get(&demand.account)?;
+        let most_queries = self.config.batch_queries;
+        // Requests of its account that go before it, as far as is known.
+        let ahead = match self.entries.get(demand)?.turn {
+            Turn::Waiting { class, place, .. } => {
+                let before = ledger.queue.before(&class, &place, 10 * most_queries);
+                before / class.company.min(most_queries)
+            }
+            Turn::Fetching => ledger.queue.before_again(&demand.query)?,
+            Turn::Refused | Turn::Asleep(_) => return None,
+        };
         if let Some((retry_at, failure)) = ledger.health.postponed(now) {
             return Some((retry_at, failure));
         }
-        let ahead = ledger.queue.before(&class, &place, 10 * self.config.batch_queries);
         let id = self.organisations.of(&ledger.payer, now);
         if !self.organisations.has_answered(id) {
             // What the limit is will be known in a moment.
             return None;
         }
         let budget = self.organisations.budget(id)?;
-        #[expect(clippy::cast_precision_loss, reason = "it is a small number")]
-        let ahead = (ahead / class.company.min(self.config.batch_queries)) as f64;
         budget.has_one(now);
         let next_at = budget.next_at(ahead, now);
         let (host, wait) = (demand.account.host(), next_at.saturating_duration_since(now));

@@ -187,11 +187,12 @@ impl Budget {
     }
 
     /// When the request may be sent before which so many others are, if nothing changes.
-    pub(super) fn next_at(&self, ahead: f64, now: Instant) -> Instant {
+    #[expect(clippy::cast_precision_loss, reason = "it is a small number")]
+    pub(super) fn next_at(&self, ahead: usize, now: Instant) -> Instant {
         if let Some(until) = self.paused_until(now) {
             return until;
         }
-        let wanted = ahead + 1.0;
+        let wanted = ahead as f64 + 1.0;
         if self.left() < wanted {
             return self.terms.ends_at;
         }
@@ -452,7 +453,7 @@ mod tests {
         let now = Instant::now();
         let mut budget = told(0, 600, now);
         assert_eq!(send_all(&mut budget, now + seconds(599.0)), 0);
-        assert_eq!(budget.next_at(0.0, now), now + seconds(600.0));
+        assert_eq!(budget.next_at(0, now), now + seconds(600.0));
         let after = now + seconds(601.0);
         assert!(send_all(&mut budget, after) > 0);
         assert!(budget.pace(after) * 3_600.0 > 500.0);

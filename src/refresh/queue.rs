@@ -138,6 +138,11 @@ impl Queue {
         self.lines.get(class).map_or(0, |line| line.range(..place).take(most).count())
     }
 
+    /// How many requests go before the one that this is in, of those to be taken again.
+    pub(super) fn before_again(&self, query: &Query) -> Option<usize> {
+        self.again.iter().position(|(_, batch)| batch.queries.contains(query))
+    }
+
     fn first_due(&self, lane: Lane, now: Instant, company: &Company) -> Option<(Place, Class)> {
         let lines = self.lines.iter().filter(|(class, _)| class.lane == lane);
         let heads = lines.filter_map(|(class, line)| {
