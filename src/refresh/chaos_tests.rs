@@ -2,7 +2,7 @@
 //! faults, of limits that others use too, and of queries that come and go. The book alone, without a
 //! runtime, so that there can be many: `CHAOS_SCHEDULES=10000 cargo test chaos`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::{
     book::{Book, Turn},
@@ -115,6 +115,13 @@ impl Organisation {
     }
 }
 
+/// When a demand is wanted, in seconds, and what follows it.
+struct Wanted {
+    from: u64,
+    until: u64,
+    followed: Option<watch::Receiver<Arc<Latest>>>,
+}
+
 /// One schedule under way.
 struct Chaos {
     random: fastrand::Rng,
@@ -122,8 +129,7 @@ struct Chaos {
     start: Instant,
     at_ms: u64,
     organisations: Vec<Organisation>,
-    /// Who is wanted: since when, until when, and what it is followed by.
-    wanted: HashMap<Demand, (u64, u64, Option<watch::Receiver<Arc<Latest>>>)>,
+    wanted: Vec<(Demand, Wanted)>,
     under_way: Vec<(u64, Batch, Reply, Instant)>,
     trigger: Trigger,
     log: Vec<String>,
@@ -143,7 +149,7 @@ impl Chaos {
             start,
             at_ms: 0,
             organisations,
-            wanted: HashMap::new(),
+            wanted: Vec::new(),
             under_way: Vec::new(),
             trigger: Trigger::parse(&metadata, false).unwrap().0,
             log: Vec::new(),
@@ -198,7 +204,9 @@ impl Chaos {
             let from = self.random.u64(..TROUBLE);
             let until =
                 if self.random.bool() { u64::MAX } else { from + self.random.u64(60..TROUBLE) };
-            self.wanted.insert(demand, (from, until, None));
+            if !self.wanted.iter().any(|(other, _)| *other == demand) {
+                self.wanted.push((demand, Wanted { from, until, followed: None }));
+            }
         }
         self.log.push(format!("{} demands", self.wanted.len()));
     }
@@ -235,16 +243,16 @@ impl Chaos {
     fn ask(&mut self) {
         let (now, at) = (self.now(), self.at());
         let mut wanted = std::mem::take(&mut self.wanted);
-        for (number, (demand, (from, until, followed))) in wanted.iter_mut().enumerate() {
-            if !(*from..*until).contains(&at) {
-                *followed = None;
+        for (number, (demand, wanted)) in wanted.iter_mut().enumerate() {
+            if !(wanted.from..wanted.until).contains(&at) {
+                wanted.followed = None;
                 continue;
             }
             let namespace = if number % 3 == 0 { "small" } else { "large" };
             let (latest, _) = self.book.ask(demand, Asker { namespace, needs_step: false }, now);
-            self.check_served(demand, &latest.borrow(), *from);
+            self.check_served(demand, &latest.borrow(), wanted.from);
             if number % 5 == 0 {
-                *followed = Some(latest);
+                wanted.followed = Some(latest);
             }
         }
         self.wanted = wanted;
@@ -323,8 +331,11 @@ impl Chaos {
 
     fn check_budget(&self, one: usize, at: u64) {
         let organisation = &self.organisations[one];
-        let ours = organisation.ours[&((at + organisation.phase) / organisation.period)];
-        let may_be = 4 * (organisation.limit - organisation.others) / 5;
+        let since = at + organisation.phase;
+        let (period, into) = (since / organisation.period, since % organisation.period);
+        let ours = organisation.ours[&period];
+        let of_others = organisation.others * into / organisation.period;
+        let may_be = 4 * (organisation.limit - of_others) / 5;
         // 300 an hour, and a burst.
         let may_be = if organisation.has_headers { may_be } else { 40 + 15 };
         // What others send is known from headers only.
@@ -332,7 +343,7 @@ impl Chaos {
             .faults
             .iter()
             .any(|(when, fault)| when.start <= at && matches!(fault, Fault::Hang | Fault::Jumps));
-        let unseen = if is_blind { organisation.limit / 20 } else { 0 };
+        let unseen = if is_blind { (organisation.limit / 10).max(5) } else { 0 };
         let may_be = may_be + unseen + SLACK * organisation.keys as u64;
         let (limit, period) = (organisation.limit, organisation.period);
         assert!(ours <= may_be, "{ours} of {limit} each {period} s, {may_be} may be");
@@ -340,7 +351,7 @@ impl Chaos {
 
     fn check_recovered(&mut self) {
         let now = self.now();
-        for (demand, (_, until, _)) in &self.wanted {
+        for (demand, Wanted { until, .. }) in &self.wanted {
             let is_sound = demand.query.text.starts_with("avg:a");
             if *until < u64::MAX || !is_sound {
                 continue;

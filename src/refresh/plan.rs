@@ -291,31 +291,38 @@ impl Party {
         max_round: Duration,
         is_unclear: bool,
     ) -> Vec<bool> {
-        // One request at least: else nobody would learn that there is room again.
-        let capacity = (SPARE * pace * max_round.max(refresh).as_secs_f64()).max(1.0);
-        let total: f64 = costs.iter().sum();
-        if is_unclear || total <= capacity {
-            return self.members.iter().map(|member| !(is_unclear && member.is_refused)).collect();
-        }
+        let longest = max_round.max(refresh).as_secs_f64();
         let by_namespace = by_namespace(self.members.iter().zip(costs.iter().copied()));
         let needs: Vec<f64> = by_namespace.values().map(|(cost, _)| *cost).collect();
         let parts = share_out(pace, &needs, refresh, max_round);
+        if is_unclear || parts.iter().all(|part| part.most.is_infinite()) {
+            return self.members.iter().map(|member| !(is_unclear && member.is_refused)).collect();
+        }
         let mut left: HashMap<&Arc<str>, f64> =
-            by_namespace.keys().zip(parts.iter().map(|part| part.most)).collect();
-        let mut all_left = capacity;
+            by_namespace.keys().zip(parts.iter().map(|part| part.most * SPARE)).collect();
+        let intervals: HashMap<&Arc<str>, f64> =
+            by_namespace.keys().zip(parts.iter().map(|part| part.interval.as_secs_f64())).collect();
+        // Requests a second. One a round at least: else nobody would learn that there is room again.
+        let mut pace_left = (SPARE * pace).max(1.0 / longest);
         let mut is_in = vec![false; self.members.len()];
         for is_first_pass in [true, false] {
             for ((member, cost), is_in) in self.members.iter().zip(costs).zip(&mut is_in) {
+                if *is_in {
+                    continue;
+                }
                 // Who was refused is taken in again only with some room to spare.
                 let wanted = if member.is_refused { cost / SPARE } else { *cost };
                 #[expect(clippy::cast_precision_loss, reason = "there are few")]
                 let part = wanted / member.askers.len().max(1) as f64;
-                let has_part = member.askers.iter().all(|name| left[name] >= part);
-                if *is_in || all_left < wanted || (is_first_pass && !has_part) {
+                let names = || member.askers.iter();
+                let interval = names().map(|name| intervals[name]).fold(longest, f64::min);
+                let rate = if is_first_pass { cost / interval } else { wanted / longest };
+                let has_part = names().all(|name| left[name] >= part);
+                if (is_first_pass && !has_part) || (!is_first_pass && rate > pace_left) {
                     continue;
                 }
                 *is_in = true;
-                all_left -= cost;
+                pace_left -= rate;
                 for name in &member.askers {
                     left.entry(name).and_modify(|left| *left -= part);
                 }
