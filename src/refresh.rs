@@ -23,8 +23,11 @@ use crate::{
 
 mod snapshot;
 mod book;
-mod plan;
+mod turns;
 mod divide;
+mod plan;
+mod admission;
+mod entry;
 mod organisations;
 mod budget;
 mod fair;

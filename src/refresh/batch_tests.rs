@@ -41,7 +41,7 @@ impl Source for Scripted {
             Answer { series: series.into(), window_end_ms: 0 }
         };
         let outcomes = outcomes.into_iter().map(|outcome| outcome.map(answer)).collect();
-        Reply { outcomes, rate_limit: ample() }
+        Reply { outcomes, rate_limit: Some(ample()) }
     }
 }
 

@@ -11,10 +11,11 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     Asker, Config, Latest,
-    health::{Change, Health, Trouble},
-    organisations::{OrganisationId, Organisations, Payer},
-    queue::{Lane, Place, Queue, Taken, Waiting, ripe_at},
-    travel::{Class, Load},
+    entry::{Entry, Ledger, Namespace, Turn},
+    health::{Change, Trouble},
+    organisations::Organisations,
+    queue::{Lane, Place, Waiting, ripe_at},
+    travel::Load,
 };
 use crate::{
     demand::{Account, Demand, Query, Reading},
@@ -38,8 +39,6 @@ const MAX_READINGS: usize = 6;
 const MAX_REPLACED: usize = 4;
 /// Most namespaces of a demand among which its cost is shared; more share it unseen.
 const MAX_ASKERS: usize = 16;
-/// Most requests of one account that are under way; one that is in trouble has one.
-const MAX_IN_FLIGHT: usize = 4;
 
 pub(super) struct Book {
     pub(super) config: Config,
@@ -50,12 +49,12 @@ pub(super) struct Book {
     pub(super) organisations: Organisations,
     pub(super) namespaces: HashMap<Arc<str>, Namespace>,
     /// Entries that sleep, by when they are forgotten.
-    asleep: BTreeMap<(Instant, u64), Demand>,
+    pub(super) asleep: BTreeMap<(Instant, u64), Demand>,
     began_at: Instant,
     /// Counts entries and places.
     next_number: u64,
     /// The place of the first reading that was taken last.
-    first_clock: u64,
+    pub(super) first_clock: u64,
     /// The last accounts that were replaced: who asks with one was too late.
     replaced: VecDeque<Arc<Account>>,
     /// What those are told for whom there is no room: in all, and in their namespace.
@@ -63,101 +62,6 @@ pub(super) struct Book {
     pub(super) planned_at: Option<Instant>,
     /// Whether something is demanded, or no more, since the last plan.
     pub(super) is_changed: bool,
-}
-
-pub(super) struct Entry {
-    pub(super) latest: watch::Sender<Arc<Latest>>,
-    pub(super) asked_at: Instant,
-    /// The namespaces that ask, and when each last did.
-    pub(super) askers: Vec<(Arc<str>, Instant)>,
-    needs_step: bool,
-    pub(super) turn: Turn,
-    /// Who came first has the smaller one.
-    pub(super) number: u64,
-    /// How long after a success it falls due.
-    pub(super) interval: Duration,
-    trouble: Trouble,
-    pub(super) load: Load,
-    /// Most queries of the request that it travels in next.
-    pub(super) company: usize,
-    /// Whether it travels alone because the width of its buckets can be told only then.
-    is_solo: bool,
-    /// Whether the request was repeated whole that could not be processed.
-    pub(super) is_repeated: bool,
-    /// How often in a row it was rejected alone.
-    pub(super) rejections: u32,
-    /// Queries of the request that it last travelled in.
-    pub(super) travelled_with: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Turn {
-    Waiting {
-        class: Class,
-        place: Place,
-        due_at: Instant,
-    },
-    /// Under way, or about to be taken again.
-    Fetching,
-    /// More than the rate limit carries.
-    Refused,
-    /// Nobody is interested; forgotten at that instant.
-    Asleep((Instant, u64)),
-}
-
-/// What is kept of an account.
-pub(super) struct Ledger {
-    pub(super) payer: Payer,
-    pub(super) queue: Queue,
-    pub(super) in_flight: usize,
-    pub(super) health: Health,
-}
-
-#[derive(Default)]
-pub(super) struct Namespace {
-    /// Demands that it asks for.
-    demands: usize,
-    /// Its place among first readings.
-    next_first: u64,
-}
-
-impl Entry {
-    pub(super) fn lane(&self) -> Lane {
-        if self.rejections > 0 {
-            Lane::Quarantine
-        } else if self.latest.borrow().readings.is_empty() {
-            Lane::First
-        } else {
-            Lane::Refresh
-        }
-    }
-
-    fn class(&self, query: &Query) -> Class {
-        let travels_alone = !self.load.may_share() || self.is_solo || self.rejections > 0;
-        let company = if travels_alone { 1 } else { self.company };
-        Class { window: query.window, lane: self.lane(), company }
-    }
-
-    /// The part of a request that it takes.
-    pub(super) fn weight(&self, most_queries: usize) -> f64 {
-        if self.is_solo { 1.0 } else { self.load.weight(most_queries) }
-    }
-
-    pub(super) fn has_data(&self) -> bool {
-        self.latest.borrow().readings.first().is_some_and(|reading| reading.depth() > 0)
-    }
-
-    pub(super) fn is_idle(&self, idle_after: Duration, now: Instant) -> bool {
-        now >= self.asked_at + idle_after
-    }
-
-    /// Who follows is interested all the time.
-    pub(super) fn note_followers(&mut self, now: Instant) {
-        if self.latest.receiver_count() > 0 {
-            self.asked_at = now;
-            self.askers.iter_mut().for_each(|(_, asked_at)| *asked_at = now);
-        }
-    }
 }
 
 impl Book {
@@ -343,104 +247,6 @@ impl Book {
         }
     }
 
-    /// At most `room` requests that are to be sent now.
-    pub(super) fn take_due(&mut self, now: Instant, room: usize) -> Vec<Batch> {
-        self.forget_sleepers(now);
-        let mut batches = Vec::new();
-        let mut is_done = false;
-        while !is_done {
-            is_done = true;
-            for (id, heads) in self.heads(now) {
-                if batches.len() < room
-                    && let Some(batch) = self.take_of(id, &heads, now)
-                {
-                    is_done = false;
-                    batches.extend((!batch.queries.is_empty()).then_some(batch));
-                }
-            }
-        }
-        batches
-    }
-
-    /// Of each organisation that may send, who is first in each lane.
-    fn heads(&mut self, now: Instant) -> BTreeMap<OrganisationId, Heads> {
-        let mut all: BTreeMap<OrganisationId, Heads> = BTreeMap::new();
-        for (account, ledger) in &self.ledgers {
-            if !ledger.has_room(now) {
-                continue;
-            }
-            let id = self.organisations.of(&ledger.payer, now);
-            let company = self.organisations.company(id, self.config.batch_queries, now);
-            // An account that fails is tried with what had answers, every other time at least.
-            let has_tried = |lane| ledger.queue.head(lane, now, &company).is_some();
-            let is_picky = ledger.health.is_picky() && has_tried(Lane::Refresh);
-            for (at, lane) in Lane::ALL.into_iter().enumerate() {
-                if is_picky && lane != Lane::Refresh {
-                    continue;
-                }
-                let Some(order) = ledger.queue.head(lane, now, &company) else { continue };
-                let head = &mut all.entry(id).or_default()[at];
-                if head.as_ref().is_none_or(|(first, _)| order < *first) {
-                    *head = Some((order, account.clone()));
-                }
-            }
-        }
-        all.retain(|id, _| {
-            self.organisations.budget(*id).is_some_and(|budget| budget.has_one(now))
-        });
-        all
-    }
-
-    fn take_of(&mut self, id: OrganisationId, heads: &Heads, now: Instant) -> Option<Batch> {
-        let (lane, order, account) = {
-            let has_head = |lane: usize| heads[lane].is_some();
-            let at = self.organisations.get_mut(id)?.turns.next(has_head)?;
-            let (order, account) = heads[at].clone()?;
-            (Lane::ALL[at], order, account)
-        };
-        let company = self.organisations.company(id, self.config.batch_queries, now);
-        let ledger = self.ledgers.get_mut(&account)?;
-        let queries = match ledger.queue.take(lane, now, &company)? {
-            // Some may have been withdrawn meanwhile.
-            Taken::Again(mut batch) => {
-                batch.queries.retain(|query| {
-                    let demand = Demand { account: account.clone(), query: query.clone() };
-                    self.entries.get(&demand).is_some_and(|entry| entry.turn == Turn::Fetching)
-                });
-                batch.queries
-            }
-            Taken::New(queries) => {
-                if lane == Lane::First {
-                    self.first_clock = self.first_clock.max(order);
-                }
-                self.wanted(&account, queries, now)
-            }
-        };
-        if !queries.is_empty() {
-            let ledger = self.ledgers.get_mut(&account)?;
-            ledger.in_flight += 1;
-            self.organisations.send(&ledger.payer, now);
-        }
-        Some(Batch { account, queries })
-    }
-
-    /// Those in which somebody is still interested; the others fall asleep.
-    fn wanted(&mut self, account: &Arc<Account>, queries: Vec<Query>, now: Instant) -> Vec<Query> {
-        let mut wanted = Vec::with_capacity(queries.len());
-        for query in queries {
-            let demand = Demand { account: account.clone(), query };
-            let Some(entry) = self.entries.get_mut(&demand) else { continue };
-            entry.turn = Turn::Fetching;
-            entry.note_followers(now);
-            if entry.is_idle(self.config.idle_after, now) {
-                self.put_to_sleep(&demand);
-            } else {
-                wanted.push(demand.query);
-            }
-        }
-        wanted
-    }
-
     pub(super) fn put_to_sleep(&mut self, demand: &Demand) {
         self.leave_queue(demand);
         let number = self.number();
@@ -464,73 +270,13 @@ impl Book {
         }
     }
 
-    fn forget_sleepers(&mut self, now: Instant) {
+    pub(super) fn forget_sleepers(&mut self, now: Instant) {
         while let Some(first) = self.asleep.first_entry()
             && first.key().0 <= now
         {
             let demand = first.remove();
             self.forget(&demand);
         }
-    }
-
-    /// When to look again, unless a request ends before.
-    pub(super) fn next_turn(&mut self, now: Instant) -> Option<Instant> {
-        let mut next = self.asleep.first_key_value().map(|((at, _), _)| *at);
-        let planned = self.next_plan();
-        let mut earlier = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
-        planned.into_iter().for_each(&mut earlier);
-        for ledger in self.ledgers.values() {
-            if ledger.in_flight >= ledger.most_in_flight() {
-                continue;
-            }
-            let id = self.organisations.of(&ledger.payer, now);
-            let company = self.organisations.company(id, self.config.batch_queries, now);
-            let next_due = || ledger.queue.next_due(&company);
-            let due_at = if ledger.queue.has_again() { Some(now) } else { next_due() };
-            let Some(due_at) = due_at else { continue };
-            let may_at = ledger.health.retry_at().map_or(due_at, |retry_at| due_at.max(retry_at));
-            let Some(budget) = self.organisations.budget(id) else { continue };
-            if may_at > now {
-                earlier(budget.paused_until(now).map_or(may_at, |until| until.max(may_at)));
-            } else {
-                // Not at this very instant, however little is wanting.
-                let next_at = if budget.has_one(now) { now } else { budget.next_at(0, now) };
-                earlier(next_at.max(now + Duration::from_millis(1)));
-            }
-        }
-        next
-    }
-
-    /// If its turn does not come soon, until when it does not, and why.
-    pub(super) fn postponed(
-        &mut self,
-        demand: &Demand,
-        now: Instant,
-    ) -> Option<(Instant, SourceError)> {
-        let ledger = self.ledgers.get(&demand.account)?;
-        let most_queries = self.config.batch_queries;
-        // Requests of its account that go before it, as far as is known.
-        let ahead = match self.entries.get(demand)?.turn {
-            Turn::Waiting { class, place, .. } => {
-                let before = ledger.queue.before(&class, &place, 10 * most_queries);
-                before / class.company.min(most_queries)
-            }
-            Turn::Fetching => ledger.queue.before_again(&demand.query)?,
-            Turn::Refused | Turn::Asleep(_) => return None,
-        };
-        if let Some((retry_at, failure)) = ledger.health.postponed(now) {
-            return Some((retry_at, failure));
-        }
-        let id = self.organisations.of(&ledger.payer, now);
-        if !self.organisations.has_answered(id) {
-            // What the limit is will be known in a moment.
-            return None;
-        }
-        let budget = self.organisations.budget(id)?;
-        budget.has_one(now);
-        let next_at = budget.next_at(ahead, now);
-        let (host, wait) = (demand.account.host(), next_at.saturating_duration_since(now));
-        Some((next_at, SourceError::Spent { host, wait }))
     }
 
     /// Enters what came of a batch that was sent at `started_at`. A query without an outcome has
@@ -745,29 +491,6 @@ impl Book {
     /// What was put off together is not to come back together.
     fn jitter(&mut self) -> f64 {
         0.8 + 0.2 * self.rng.f64()
-    }
-}
-
-/// Who is first in each lane: the order, and the account.
-type Heads = [Option<(u64, Arc<Account>)>; 3];
-
-impl Ledger {
-    pub(super) fn new(account: &Arc<Account>) -> Self {
-        Self {
-            payer: Payer::of(account),
-            queue: Queue::default(),
-            in_flight: 0,
-            health: Health::default(),
-        }
-    }
-
-    fn most_in_flight(&self) -> usize {
-        if self.health.retry_at().is_some() { 1 } else { MAX_IN_FLIGHT }
-    }
-
-    fn has_room(&self, now: Instant) -> bool {
-        self.in_flight < self.most_in_flight()
-            && self.health.retry_at().is_none_or(|retry_at| retry_at <= now)
     }
 }
 

@@ -20,7 +20,7 @@ fn other_demand(text: &str) -> Demand {
 }
 
 fn reply(outcomes: Vec<Result<Answer, SourceError>>) -> Reply {
-    Reply { outcomes, rate_limit: ample() }
+    Reply { outcomes, rate_limit: Some(ample()) }
 }
 
 fn settle(

@@ -146,12 +146,11 @@ impl Budget {
     /// A 429: nothing more until the limit resets.
     pub(super) fn pause(&mut self, said: Option<&RateLimit>, jitter: f64, now: Instant) {
         self.throttled = self.throttled.saturating_add(1);
-        let pause = match said.and_then(|said| said.reset) {
-            Some(reset) => reset.max(Duration::from_secs(1)).min(MAX_PAUSE),
-            None => {
-                let doubled = BLIND_PAUSE.saturating_mul(1 << (self.throttled - 1).min(10));
-                doubled.min(MAX_BLIND_PAUSE).mul_f64(jitter)
-            }
+        let pause = if let Some(reset) = said.and_then(|said| said.reset) {
+            reset.clamp(Duration::from_secs(1), MAX_PAUSE)
+        } else {
+            let doubled = BLIND_PAUSE.saturating_mul(1 << (self.throttled - 1).min(10));
+            doubled.min(MAX_BLIND_PAUSE).mul_f64(jitter)
         };
         self.paused_until = self.paused_until.max(Some(now + pause));
     }
@@ -405,7 +404,7 @@ mod tests {
     fn three_hours(others: impl Fn(u64) -> f64) -> Vec<(u64, u64)> {
         let start = Instant::now();
         let mut budget = Budget::new(0.8, start);
-        let mut hours = vec![(0, 0); 4];
+        let mut hours = [(0, 0); 4];
         let mut others_sent = 0.0;
         // We begin a quarter of an hour into the first.
         for second in 900..4 * 3_600_u64 {

@@ -2,10 +2,14 @@
 //! faults, of limits that others use too, and of queries that come and go. The book alone, without a
 //! runtime, so that there can be many: `CHAOS_SCHEDULES=10000 cargo test chaos`.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use super::{
-    book::{Book, Turn},
+    book::Book,
+    entry::Turn,
     scripted::{CONFIG, account, demand_of, seconds},
     *,
 };
@@ -24,6 +28,7 @@ const CALM: u64 = 1_500;
 const SLACK: u64 = 4;
 
 /// A simulated organisation; the first one has no faults.
+#[derive(Debug)]
 struct Organisation {
     host: String,
     keys: usize,
@@ -309,9 +314,10 @@ impl Chaos {
         let is_slow = matches!(failure, Some(SourceError::TimedOut { .. }));
         let takes = if is_slow { 10_000 } else { self.random.u64(50..900) };
         let is_lost = |random: &mut fastrand::Rng| fault == Some(Fault::Partial) && random.bool();
-        let outcomes = batch.queries.iter().map(|_| match &failure {
-            Some(failure) => Err(failure.clone()),
-            None => {
+        let outcomes = batch.queries.iter().map(|_| {
+            if let Some(failure) = &failure {
+                Err(failure.clone())
+            } else {
                 let point = Point { at_ms: 0, value: 5.0 };
                 let points =
                     if is_lost(&mut self.random) { Vec::new() } else { vec![point] }.into();
@@ -371,27 +377,21 @@ impl Chaos {
 
 #[test]
 fn whatever_happens_the_promises_hold() {
-    let schedules = std::env::var("CHAOS_SCHEDULES").ok().and_then(|text| text.parse().ok());
-    let only = std::env::var("CHAOS_SEED").ok().and_then(|text| text.parse().ok());
-    let seeds = only.map_or(0..schedules.unwrap_or(40), |seed: u64| seed..seed + 1);
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("CHAOS_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("CHAOS_SCHEDULES").unwrap_or(40),
+    };
     for seed in seeds {
         let mut chaos = Chaos::new(seed);
-        let run = std::panic::AssertUnwindSafe(|| chaos.run());
-        if let Err(panic) = std::panic::catch_unwind(run) {
-            let at = chaos.at();
-            let faults: Vec<_> = chaos
-                .organisations
-                .iter()
-                .map(|o| {
-                    format!(
-                        "{}: {} each {} s, others {}, headers {}, {} keys, {:?}",
-                        o.host, o.limit, o.period, o.others, o.has_headers, o.keys, o.faults
-                    )
-                })
-                .collect();
-            let log = chaos.log[chaos.log.len().saturating_sub(60)..].join("\n");
-            eprintln!("CHAOS_SEED={seed} fails at {at} s\n{}\n{log}", faults.join("\n"));
-            std::panic::resume_unwind(panic);
-        }
+        let run = catch_unwind(AssertUnwindSafe(|| chaos.run()));
+        let newest = &chaos.log[chaos.log.len().saturating_sub(60)..];
+        assert!(
+            run.is_ok(),
+            "CHAOS_SEED={seed} fails at {} s\n{:#?}\n{}",
+            chaos.at(),
+            chaos.organisations,
+            newest.join("\n")
+        );
     }
 }

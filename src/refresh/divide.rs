@@ -3,10 +3,7 @@
 
 use tokio::time::Instant;
 
-use super::{
-    book::{Book, Entry},
-    travel::divided,
-};
+use super::{book::Book, entry::Entry, travel::divided};
 use crate::{
     demand::{Demand, Query},
     source::{Answer, Batch, SourceError},
@@ -38,7 +35,9 @@ impl Book {
             && let Some(ledger) = self.ledgers.get_mut(&batch.account)
             && ledger.health.may_divide()
         {
-            parts.into_iter().for_each(|part| self.take_again(&batch.account, part));
+            for part in parts {
+                self.take_again(&batch.account, part);
+            }
             return None;
         }
         match of_all {

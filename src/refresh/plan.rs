@@ -5,13 +5,15 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    book::{Book, Entry, Turn},
+    admission::{Member, Party, by_namespace},
+    book::Book,
+    entry::{Entry, Ledger, Turn},
     fair::share_out,
     health::Change,
     organisations::OrganisationId,
 };
 use crate::{
-    demand::{Account, Demand, Window},
+    demand::{Account, Demand},
     source::SourceError,
 };
 
@@ -20,34 +22,12 @@ const EVERY: Duration = Duration::from_secs(5);
 const SOONEST: Duration = Duration::from_secs(1);
 /// An interval that differs by less stays.
 const STEADY: f64 = 0.02;
-/// The part of what a pace carries that is planned for: some is wanted for first readings and for
-/// what is read again.
-const SPARE: f64 = 0.95;
 /// The part of a pace that rejected queries take at most.
 const MOST_QUARANTINED: f64 = 0.25;
 /// From how many refreshes on an interval is worth a line in the log.
 const LONG: u32 = 2;
 /// Accounts that are remembered though nobody uses them.
 const MAX_LEDGERS: usize = 1_000;
-
-/// The demands of an organisation that want to be read.
-#[derive(Default)]
-struct Party {
-    members: Vec<Member>,
-    /// Requests that the queries of one account and window fill, if each is filled.
-    classes: HashMap<(Arc<Account>, Window), f64>,
-    quarantined: usize,
-    /// Requests a second that they take.
-    quarantined_rate: f64,
-}
-
-struct Member {
-    demand: Demand,
-    number: u64,
-    askers: Vec<Arc<str>>,
-    weight: f64,
-    is_refused: bool,
-}
 
 impl Book {
     /// Plans anew if it is time.
@@ -59,7 +39,7 @@ impl Book {
         (self.planned_at, self.is_changed) = (Some(now), false);
         let mut changes = Vec::new();
         for (id, party) in self.parties(now) {
-            changes.extend(self.plan_for(id, party, now));
+            changes.extend(self.plan_for(id, &party, now));
         }
         self.forget_accounts(now);
         changes
@@ -79,7 +59,7 @@ impl Book {
         let (mut idle, mut gone) = (Vec::new(), Vec::new());
         let ids: HashMap<Arc<Account>, OrganisationId> = {
             let organisations = &mut self.organisations;
-            let of = |(account, ledger): (&Arc<Account>, &super::book::Ledger)| {
+            let of = |(account, ledger): (&Arc<Account>, &Ledger)| {
                 (account.clone(), organisations.of(&ledger.payer, now))
             };
             self.ledgers.iter().map(of).collect()
@@ -123,7 +103,9 @@ impl Book {
                 is_refused: entry.turn == Turn::Refused,
             });
         }
-        idle.iter().for_each(|demand| self.put_to_sleep(demand));
+        for demand in &idle {
+            self.put_to_sleep(demand);
+        }
         self.drop_askers(gone);
         self.is_changed = false;
         for party in parties.values_mut() {
@@ -132,7 +114,7 @@ impl Book {
         parties
     }
 
-    fn plan_for(&mut self, id: OrganisationId, party: Party, now: Instant) -> Option<Change> {
+    fn plan_for(&mut self, id: OrganisationId, party: &Party, now: Instant) -> Option<Change> {
         let (refresh, max_round) = (self.config.refresh, self.config.max_round);
         let is_known = self.organisations.has_answered(id);
         let budget = self.organisations.budget(id)?;
@@ -160,9 +142,9 @@ impl Book {
 
         let by_namespace = by_namespace(admitted.iter().copied());
         let needs: Vec<f64> = by_namespace.values().map(|(cost, _)| *cost).collect();
-        let parts = share_out(pace, &needs, refresh, max_round);
+        let shares = share_out(pace, &needs, refresh, max_round);
         let intervals: HashMap<Arc<str>, Duration> =
-            by_namespace.keys().cloned().zip(parts.iter().map(|part| part.interval)).collect();
+            by_namespace.keys().cloned().zip(shares.iter().map(|part| part.interval)).collect();
         let (mut shortest, mut longest) = (max_round.max(refresh), refresh);
         for (member, _) in &admitted {
             let wanted = member.askers.iter().filter_map(|name| intervals.get(name)).min();
@@ -190,7 +172,7 @@ impl Book {
         round.intervals = (shortest, longest);
         (round.awake, round.quarantined, round.refused) =
             (admitted.len(), party.quarantined, refused);
-        let told = (longest >= refresh * LONG, refused > 0);
+        let told = (is_known && longest >= refresh * LONG, refused > 0);
         let before = std::mem::replace(&mut round.told, told);
         if (told.0 && !before.0) || (told.1 && !before.1) {
             return Some(Change::Stretched { host, interval: longest, refused });
@@ -266,86 +248,4 @@ impl Entry {
             _ => Duration::ZERO,
         }
     }
-}
-
-impl Party {
-    /// Requests of a round that each member takes: its part of those that its class fills.
-    fn costs(&self) -> Vec<f64> {
-        let cost = |member: &Member| {
-            let class = (member.demand.account.clone(), member.demand.query.window);
-            match self.classes.get(&class) {
-                Some(filled) if member.weight < 1.0 => member.weight * filled.ceil() / filled,
-                _ => 1.0,
-            }
-        };
-        self.members.iter().map(cost).collect()
-    }
-
-    /// Which members are read: each namespace has its part, whoever came first within it, and what
-    /// is left over is for who came first of all.
-    fn admitted(
-        &self,
-        costs: &[f64],
-        pace: f64,
-        refresh: Duration,
-        max_round: Duration,
-        is_unclear: bool,
-    ) -> Vec<bool> {
-        let longest = max_round.max(refresh).as_secs_f64();
-        let by_namespace = by_namespace(self.members.iter().zip(costs.iter().copied()));
-        let needs: Vec<f64> = by_namespace.values().map(|(cost, _)| *cost).collect();
-        let parts = share_out(pace, &needs, refresh, max_round);
-        if is_unclear || parts.iter().all(|part| part.most.is_infinite()) {
-            return self.members.iter().map(|member| !(is_unclear && member.is_refused)).collect();
-        }
-        let mut left: HashMap<&Arc<str>, f64> =
-            by_namespace.keys().zip(parts.iter().map(|part| part.most * SPARE)).collect();
-        let intervals: HashMap<&Arc<str>, f64> =
-            by_namespace.keys().zip(parts.iter().map(|part| part.interval.as_secs_f64())).collect();
-        // Requests a second. One a round at least: else nobody would learn that there is room again.
-        let mut pace_left = (SPARE * pace).max(1.0 / longest);
-        let mut is_in = vec![false; self.members.len()];
-        for is_first_pass in [true, false] {
-            for ((member, cost), is_in) in self.members.iter().zip(costs).zip(&mut is_in) {
-                if *is_in {
-                    continue;
-                }
-                // Who was refused is taken in again only with some room to spare.
-                let wanted = if member.is_refused { cost / SPARE } else { *cost };
-                #[expect(clippy::cast_precision_loss, reason = "there are few")]
-                let part = wanted / member.askers.len().max(1) as f64;
-                let names = || member.askers.iter();
-                let interval = names().map(|name| intervals[name]).fold(longest, f64::min);
-                let rate = if is_first_pass { cost / interval } else { wanted / longest };
-                let has_part = names().all(|name| left[name] >= part);
-                if (is_first_pass && !has_part) || (!is_first_pass && rate > pace_left) {
-                    continue;
-                }
-                *is_in = true;
-                pace_left -= rate;
-                for name in &member.askers {
-                    left.entry(name).and_modify(|left| *left -= part);
-                }
-            }
-        }
-        is_in
-    }
-}
-
-/// What each namespace's demands cost, and how many there are; one that is shared costs each its
-/// part.
-fn by_namespace<'a>(
-    members: impl Iterator<Item = (&'a Member, f64)>,
-) -> HashMap<Arc<str>, (f64, usize)> {
-    let mut all: HashMap<Arc<str>, (f64, usize)> = HashMap::new();
-    for (member, cost) in members {
-        for name in &member.askers {
-            let (sum, count) = all.entry(name.clone()).or_default();
-            #[expect(clippy::cast_precision_loss, reason = "there are few")]
-            let part = cost / member.askers.len() as f64;
-            *sum += part;
-            *count += 1;
-        }
-    }
-    all
 }

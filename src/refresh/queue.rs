@@ -96,12 +96,12 @@ impl Queue {
             return self.again.remove(at).map(|(_, batch)| Taken::Again(batch));
         }
         let (_, class) = self.first_due(lane, now, company)?;
-        let line = self.lines.get(&class)?;
+        let waiting = self.lines.get(&class)?;
         let mut filling = Filling::new(most_queries.min(class.company));
         let mut taken = Vec::new();
         // First what is due, then what may come along.
         for is_due in [true, false] {
-            let tried = line.iter().take(most_queries.saturating_mul(MOST_TRIED));
+            let tried = waiting.iter().take(most_queries.saturating_mul(MOST_TRIED));
             for (place, waiting) in tried {
                 let is_meant = if is_due {
                     waiting.due_at <= now

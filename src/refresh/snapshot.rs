@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::{
     Latest,
-    book::{Book, Entry, Turn},
+    book::Book,
+    entry::{Entry, Turn},
     organisations::OrganisationId,
     queue::Lane,
 };

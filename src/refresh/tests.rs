@@ -46,7 +46,7 @@ impl Source for Scripted {
             let series = vec![Series { scope: "*".into(), step: None, nulls: 0, points }].into();
             Answer { series, window_end_ms: 0 }
         });
-        Reply { outcomes: vec![outcome], rate_limit: ample() }
+        Reply { outcomes: vec![outcome], rate_limit: Some(ample()) }
     }
 }
 

@@ -50,7 +50,7 @@ impl Source for Scripted {
             let series = vec![Series { scope: "*".into(), step: None, nulls: 0, points }];
             Ok(Answer { series: series.into(), window_end_ms: 0 })
         });
-        Reply { outcomes: outcomes.collect(), rate_limit: ample() }
+        Reply { outcomes: outcomes.collect(), rate_limit: Some(ample()) }
     }
 }
 
@@ -121,12 +121,12 @@ pub(crate) fn outage() -> SourceError {
 }
 
 /// A rate limit that nobody reaches.
-fn ample() -> Option<RateLimit> {
-    Some(RateLimit {
+fn ample() -> RateLimit {
+    RateLimit {
         limit: Some(1_000_000),
         period: Some(Duration::from_hours(1)),
         remaining: Some(1_000_000),
         reset: Some(Duration::from_hours(1)),
         name: None,
-    })
+    }
 }

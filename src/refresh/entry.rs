@@ -1,0 +1,132 @@
+//! What is kept of a demand, of an account and of a namespace.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    Latest,
+    health::{Health, Trouble},
+    organisations::Payer,
+    queue::{Lane, Place, Queue},
+    travel::{Class, Load},
+};
+use crate::demand::{Account, Query};
+
+/// Most requests of one account that are under way; one that is in trouble has one.
+const MAX_IN_FLIGHT: usize = 4;
+
+pub(super) struct Entry {
+    pub(super) latest: watch::Sender<Arc<Latest>>,
+    pub(super) asked_at: Instant,
+    /// The namespaces that ask, and when each last did.
+    pub(super) askers: Vec<(Arc<str>, Instant)>,
+    pub(super) needs_step: bool,
+    pub(super) turn: Turn,
+    /// Who came first has the smaller one.
+    pub(super) number: u64,
+    /// How long after a success it falls due.
+    pub(super) interval: Duration,
+    pub(super) trouble: Trouble,
+    pub(super) load: Load,
+    /// Most queries of the request that it travels in next.
+    pub(super) company: usize,
+    /// Whether it travels alone because the width of its buckets can be told only then.
+    pub(super) is_solo: bool,
+    /// Whether the request was repeated whole that could not be processed.
+    pub(super) is_repeated: bool,
+    /// How often in a row it was rejected alone.
+    pub(super) rejections: u32,
+    /// Queries of the request that it last travelled in.
+    pub(super) travelled_with: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Turn {
+    Waiting {
+        class: Class,
+        place: Place,
+        due_at: Instant,
+    },
+    /// Under way, or about to be taken again.
+    Fetching,
+    /// More than the rate limit carries.
+    Refused,
+    /// Nobody is interested; forgotten at that instant.
+    Asleep((Instant, u64)),
+}
+
+/// What is kept of an account.
+pub(super) struct Ledger {
+    pub(super) payer: Payer,
+    pub(super) queue: Queue,
+    pub(super) in_flight: usize,
+    pub(super) health: Health,
+}
+
+#[derive(Default)]
+pub(super) struct Namespace {
+    /// Demands that it asks for.
+    pub(super) demands: usize,
+    /// Its place among first readings.
+    pub(super) next_first: u64,
+}
+
+impl Entry {
+    pub(super) fn lane(&self) -> Lane {
+        if self.rejections > 0 {
+            Lane::Quarantine
+        } else if self.latest.borrow().readings.is_empty() {
+            Lane::First
+        } else {
+            Lane::Refresh
+        }
+    }
+
+    pub(super) fn class(&self, query: &Query) -> Class {
+        let travels_alone = !self.load.may_share() || self.is_solo || self.rejections > 0;
+        let company = if travels_alone { 1 } else { self.company };
+        Class { window: query.window, lane: self.lane(), company }
+    }
+
+    /// The part of a request that it takes.
+    pub(super) fn weight(&self, most_queries: usize) -> f64 {
+        if self.is_solo { 1.0 } else { self.load.weight(most_queries) }
+    }
+
+    pub(super) fn has_data(&self) -> bool {
+        self.latest.borrow().readings.first().is_some_and(|reading| reading.depth() > 0)
+    }
+
+    pub(super) fn is_idle(&self, idle_after: Duration, now: Instant) -> bool {
+        now >= self.asked_at + idle_after
+    }
+
+    /// Who follows is interested all the time.
+    pub(super) fn note_followers(&mut self, now: Instant) {
+        if self.latest.receiver_count() > 0 {
+            self.asked_at = now;
+            self.askers.iter_mut().for_each(|(_, asked_at)| *asked_at = now);
+        }
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(account: &Arc<Account>) -> Self {
+        Self {
+            payer: Payer::of(account),
+            queue: Queue::default(),
+            in_flight: 0,
+            health: Health::default(),
+        }
+    }
+
+    pub(super) fn most_in_flight(&self) -> usize {
+        if self.health.retry_at().is_some() { 1 } else { MAX_IN_FLIGHT }
+    }
+
+    pub(super) fn has_room(&self, now: Instant) -> bool {
+        self.in_flight < self.most_in_flight()
+            && self.health.retry_at().is_none_or(|retry_at| retry_at <= now)
+    }
+}

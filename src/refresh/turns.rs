@@ -1,0 +1,179 @@
+//! Whose turn it is, and when the next one is. Pure.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    book::Book,
+    entry::Turn,
+    organisations::OrganisationId,
+    queue::{Lane, Taken},
+};
+use crate::{
+    demand::{Account, Demand, Query},
+    source::{Batch, SourceError},
+};
+
+/// Who is first in each lane: the order, and the account.
+type Heads = [Option<(u64, Arc<Account>)>; 3];
+
+impl Book {
+    /// At most `room` requests that are to be sent now.
+    pub(super) fn take_due(&mut self, now: Instant, room: usize) -> Vec<Batch> {
+        self.forget_sleepers(now);
+        let mut batches = Vec::new();
+        let mut is_done = false;
+        while !is_done {
+            is_done = true;
+            for (id, heads) in self.heads(now) {
+                if batches.len() < room
+                    && let Some(batch) = self.take_of(id, &heads, now)
+                {
+                    is_done = false;
+                    batches.extend((!batch.queries.is_empty()).then_some(batch));
+                }
+            }
+        }
+        batches
+    }
+
+    /// Of each organisation that may send, who is first in each lane.
+    fn heads(&mut self, now: Instant) -> BTreeMap<OrganisationId, Heads> {
+        let mut all: BTreeMap<OrganisationId, Heads> = BTreeMap::new();
+        for (account, ledger) in &self.ledgers {
+            if !ledger.has_room(now) {
+                continue;
+            }
+            let id = self.organisations.of(&ledger.payer, now);
+            let company = self.organisations.company(id, self.config.batch_queries, now);
+            // An account that fails is tried with what had answers, every other time at least.
+            let has_tried = |lane| ledger.queue.head(lane, now, &company).is_some();
+            let is_picky = ledger.health.is_picky() && has_tried(Lane::Refresh);
+            for (at, lane) in Lane::ALL.into_iter().enumerate() {
+                if is_picky && lane != Lane::Refresh {
+                    continue;
+                }
+                let Some(order) = ledger.queue.head(lane, now, &company) else { continue };
+                let head = &mut all.entry(id).or_default()[at];
+                if head.as_ref().is_none_or(|(first, _)| order < *first) {
+                    *head = Some((order, account.clone()));
+                }
+            }
+        }
+        all.retain(|id, _| {
+            self.organisations.budget(*id).is_some_and(|budget| budget.has_one(now))
+        });
+        all
+    }
+
+    fn take_of(&mut self, id: OrganisationId, heads: &Heads, now: Instant) -> Option<Batch> {
+        let (lane, order, account) = {
+            let has_head = |lane: usize| heads[lane].is_some();
+            let at = self.organisations.get_mut(id)?.turns.next(has_head)?;
+            let (order, account) = heads[at].clone()?;
+            (Lane::ALL[at], order, account)
+        };
+        let company = self.organisations.company(id, self.config.batch_queries, now);
+        let ledger = self.ledgers.get_mut(&account)?;
+        let queries = match ledger.queue.take(lane, now, &company)? {
+            // Some may have been withdrawn meanwhile.
+            Taken::Again(mut batch) => {
+                batch.queries.retain(|query| {
+                    let demand = Demand { account: account.clone(), query: query.clone() };
+                    self.entries.get(&demand).is_some_and(|entry| entry.turn == Turn::Fetching)
+                });
+                batch.queries
+            }
+            Taken::New(queries) => {
+                if lane == Lane::First {
+                    self.first_clock = self.first_clock.max(order);
+                }
+                self.wanted(&account, queries, now)
+            }
+        };
+        if !queries.is_empty() {
+            let ledger = self.ledgers.get_mut(&account)?;
+            ledger.in_flight += 1;
+            self.organisations.send(&ledger.payer, now);
+        }
+        Some(Batch { account, queries })
+    }
+
+    /// Those in which somebody is still interested; the others fall asleep.
+    fn wanted(&mut self, account: &Arc<Account>, queries: Vec<Query>, now: Instant) -> Vec<Query> {
+        let mut wanted = Vec::with_capacity(queries.len());
+        for query in queries {
+            let demand = Demand { account: account.clone(), query };
+            let Some(entry) = self.entries.get_mut(&demand) else { continue };
+            entry.turn = Turn::Fetching;
+            entry.note_followers(now);
+            if entry.is_idle(self.config.idle_after, now) {
+                self.put_to_sleep(&demand);
+            } else {
+                wanted.push(demand.query);
+            }
+        }
+        wanted
+    }
+
+    /// When to look again, unless a request ends before.
+    pub(super) fn next_turn(&mut self, now: Instant) -> Option<Instant> {
+        let mut next = self.asleep.first_key_value().map(|((at, _), _)| *at);
+        let planned = self.next_plan();
+        let mut earlier = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
+        planned.into_iter().for_each(&mut earlier);
+        for ledger in self.ledgers.values() {
+            if ledger.in_flight >= ledger.most_in_flight() {
+                continue;
+            }
+            let id = self.organisations.of(&ledger.payer, now);
+            let company = self.organisations.company(id, self.config.batch_queries, now);
+            let next_due = || ledger.queue.next_due(&company);
+            let due_at = if ledger.queue.has_again() { Some(now) } else { next_due() };
+            let Some(due_at) = due_at else { continue };
+            let may_at = ledger.health.retry_at().map_or(due_at, |retry_at| due_at.max(retry_at));
+            let Some(budget) = self.organisations.budget(id) else { continue };
+            if may_at > now {
+                earlier(budget.paused_until(now).map_or(may_at, |until| until.max(may_at)));
+            } else {
+                // Not at this very instant, however little is wanting.
+                let next_at = if budget.has_one(now) { now } else { budget.next_at(0, now) };
+                earlier(next_at.max(now + Duration::from_millis(1)));
+            }
+        }
+        next
+    }
+
+    /// If its turn does not come soon, until when it does not, and why.
+    pub(super) fn postponed(
+        &mut self,
+        demand: &Demand,
+        now: Instant,
+    ) -> Option<(Instant, SourceError)> {
+        let ledger = self.ledgers.get(&demand.account)?;
+        let most_queries = self.config.batch_queries;
+        // Requests of its account that go before it, as far as is known.
+        let ahead = match self.entries.get(demand)?.turn {
+            Turn::Waiting { class, place, .. } => {
+                let before = ledger.queue.before(&class, &place, 10 * most_queries);
+                before / class.company.min(most_queries)
+            }
+            Turn::Fetching => ledger.queue.before_again(&demand.query)?,
+            Turn::Refused | Turn::Asleep(_) => return None,
+        };
+        if let Some((retry_at, failure)) = ledger.health.postponed(now) {
+            return Some((retry_at, failure));
+        }
+        let id = self.organisations.of(&ledger.payer, now);
+        if !self.organisations.has_answered(id) {
+            // What the limit is will be known in a moment.
+            return None;
+        }
+        let budget = self.organisations.budget(id)?;
+        budget.has_one(now);
+        let next_at = budget.next_at(ahead, now);
+        let (host, wait) = (demand.account.host(), next_at.saturating_duration_since(now));
+        Some((next_at, SourceError::Spent { host, wait }))
+    }
+}
