@@ -16,7 +16,6 @@ use super::{
 use crate::{
     demand::{Point, Series},
     source::{Answer, Batch, RateLimit, Reply},
-    trigger::{Measure, Trigger},
 };
 
 const HOLD: Duration = Duration::from_mins(1);
@@ -136,7 +135,6 @@ struct Chaos {
     organisations: Vec<Organisation>,
     wanted: Vec<(Demand, Wanted)>,
     under_way: Vec<(u64, Batch, Reply, Instant)>,
-    trigger: Trigger,
     log: Vec<String>,
 }
 
@@ -147,8 +145,6 @@ impl Chaos {
         let organisations =
             (0..random.usize(2..5)).map(|number| Organisation::draw(number, &mut random));
         let organisations: Vec<_> = organisations.collect();
-        let metadata = [("query", "avg:a{*}"), ("queryValue", "1")];
-        let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         Self {
             book: Book::new(CONFIG, random.u64(..), start),
             start,
@@ -156,7 +152,6 @@ impl Chaos {
             organisations,
             wanted: Vec::new(),
             under_way: Vec::new(),
-            trigger: Trigger::parse(&metadata, false).unwrap().0,
             log: Vec::new(),
             random,
         }
@@ -263,22 +258,20 @@ impl Chaos {
         self.wanted = wanted;
     }
 
-    /// No value is older than it may be, and where there are no faults there is one.
+    /// No reading is served that is older than it may be, and where there are no faults there is a
+    /// new one.
     fn check_served(&self, demand: &Demand, latest: &Latest, from: u64) {
-        let now = self.now();
         let is_sound = self.organisation(&demand.account) == 0;
-        match self.trigger.judge(latest, now, HOLD) {
-            Verdict::Known(Measure { .. }) | Verdict::Awaited { otherwise: Some(_) } => {
-                let age = now - latest.readings[0].taken_at;
-                let oldest = latest.interval.min(CONFIG.max_round) + HOLD;
-                assert!(age <= oldest, "{:?} is {age:?} old", demand.query.text);
-                let is_fresh = age <= CONFIG.refresh + seconds(3);
-                assert!(!is_sound || is_fresh, "{:?} is {age:?} old", demand.query.text);
-            }
-            other => {
-                let was_asked = self.at() >= from.next_multiple_of(15).max(15) + 15;
-                assert!(!is_sound || !was_asked, "{:?}: {other:?}", demand.query.text);
-            }
+        let age = latest.readings.first().map(|reading| self.now() - reading.taken_at);
+        let text = &demand.query.text;
+        // As a trigger judges it.
+        if let Some(age) = age.filter(|age| *age <= latest.interval + HOLD) {
+            assert!(age <= CONFIG.max_round + HOLD, "{text:?} is {age:?} old");
+            let is_fresh = age <= CONFIG.refresh + seconds(3);
+            assert!(!is_sound || is_fresh, "{text:?} is {age:?} old");
+        } else {
+            let was_asked = self.at() >= from.next_multiple_of(15).max(15) + 15;
+            assert!(!is_sound || !was_asked, "{text:?} has no value: {:?}", latest.failure);
         }
     }
 
