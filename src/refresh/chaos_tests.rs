@@ -280,7 +280,7 @@ impl Chaos {
         let one = self.organisation(&batch.account);
         let fault = self.organisations[one].fault(at);
         let (said, is_overdrawn) = self.organisations[one].count(at, &mut self.random);
-        self.check_budget(one, at);
+        self.check_budget(one, at, is_overdrawn);
         let host = batch.account.host();
         let has = |what: &str| batch.queries.iter().any(|query| query.text.starts_with(what));
         let throttled = |said: &Option<RateLimit>| SourceError::Throttled {
@@ -328,7 +328,7 @@ impl Chaos {
         self.under_way.push((self.at_ms + takes, batch, reply, now));
     }
 
-    fn check_budget(&self, one: usize, at: u64) {
+    fn check_budget(&self, one: usize, at: u64, is_overdrawn: bool) {
         let organisation = &self.organisations[one];
         let since = at + organisation.phase;
         let (period, into) = (since / organisation.period, since % organisation.period);
@@ -337,14 +337,16 @@ impl Chaos {
         let may_be = 4 * (organisation.limit - of_others) / 5;
         // 300 an hour, and a burst.
         let may_be = if organisation.has_headers { may_be } else { 40 + 15 };
-        // What others send is known from headers only.
+        // What others send is known from headers only, and a request that times out has none.
         let is_blind = organisation
             .faults
             .iter()
             .any(|(when, fault)| when.start <= at && matches!(fault, Fault::Hang | Fault::Jumps));
-        let unseen = if is_blind { (organisation.limit / 10).max(5) } else { 0 };
+        let part = if is_blind { 10 } else { 20 };
+        let unseen = (organisation.limit / part).max(4);
         let may_be = may_be + unseen + SLACK * organisation.keys as u64;
         let (limit, period) = (organisation.limit, organisation.period);
+        assert!(!is_overdrawn || is_blind, "a 429: {ours} of {limit}, {of_others} of others");
         assert!(ours <= may_be, "{ours} of {limit} each {period} s, {may_be} may be");
     }
 
