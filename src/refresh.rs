@@ -201,3 +201,5 @@ mod batch_tests;
 mod book_tests;
 #[cfg(test)]
 mod chaos_tests;
+#[cfg(test)]
+mod limit_tests;

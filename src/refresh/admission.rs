@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::fair::share_out;
-use crate::demand::{Account, Demand, Window};
+use crate::demand::{Demand, Window};
 
 /// The part of what a pace carries that is planned for: some is wanted for first readings and for
 /// what is read again.
@@ -14,29 +14,31 @@ const SPARE: f64 = 0.95;
 pub(super) struct Party {
     pub(super) members: Vec<Member>,
     /// Requests that the queries of one account and window fill, if each is filled.
-    pub(super) classes: HashMap<(Arc<Account>, Window), f64>,
+    pub(super) classes: HashMap<Kind, f64>,
     pub(super) quarantined: usize,
     /// Requests a second that they take.
     pub(super) quarantined_rate: f64,
 }
 
+/// An account, by its place among all, and a window.
+pub(super) type Kind = (usize, Window);
+
 pub(super) struct Member {
     pub(super) demand: Demand,
+    pub(super) kind: Kind,
     pub(super) number: u64,
     pub(super) askers: Vec<Arc<str>>,
     pub(super) weight: f64,
+    pub(super) interval: Duration,
     pub(super) is_refused: bool,
 }
 
 impl Party {
     /// Requests of a round that each member takes: its part of those that its class fills.
     pub(super) fn costs(&self) -> Vec<f64> {
-        let cost = |member: &Member| {
-            let class = (member.demand.account.clone(), member.demand.query.window);
-            match self.classes.get(&class) {
-                Some(filled) if member.weight < 1.0 => member.weight * filled.ceil() / filled,
-                _ => 1.0,
-            }
+        let cost = |member: &Member| match self.classes.get(&member.kind) {
+            Some(filled) if member.weight < 1.0 => member.weight * filled.ceil() / filled,
+            _ => 1.0,
         };
         self.members.iter().map(cost).collect()
     }

@@ -364,7 +364,7 @@ impl Chaos {
                 continue;
             }
             let age = latest.readings.first().map(|reading| now - reading.taken_at);
-            let longest = latest.interval + CONFIG.max_round;
+            let longest = latest.interval + 2 * CONFIG.max_round;
             assert!(age.is_some_and(|age| age <= longest), "{demand:?} starves: {age:?}");
         }
     }

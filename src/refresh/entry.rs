@@ -91,7 +91,7 @@ impl Entry {
 
     /// The part of a request that it takes.
     pub(super) fn weight(&self, most_queries: usize) -> f64 {
-        if self.is_solo { 1.0 } else { self.load.weight(most_queries) }
+        if self.is_solo { 1.0 } else { self.load.weight(most_queries.min(self.company)) }
     }
 
     pub(super) fn has_data(&self) -> bool {

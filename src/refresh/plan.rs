@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     admission::{Member, Party, by_namespace},
     book::Book,
-    entry::{Entry, Ledger, Turn},
+    entry::{Entry, Turn},
     fair::share_out,
     health::Change,
     organisations::OrganisationId,
@@ -57,13 +57,13 @@ impl Book {
         let most_queries = self.config.batch_queries;
         let mut parties: HashMap<OrganisationId, Party> = HashMap::new();
         let (mut idle, mut gone) = (Vec::new(), Vec::new());
-        let ids: HashMap<Arc<Account>, OrganisationId> = {
-            let organisations = &mut self.organisations;
-            let of = |(account, ledger): (&Arc<Account>, &Ledger)| {
-                (account.clone(), organisations.of(&ledger.payer, now))
-            };
-            self.ledgers.iter().map(of).collect()
-        };
+        let organisations = &mut self.organisations;
+        let places: HashMap<&Arc<Account>, (usize, OrganisationId)> = (0..)
+            .zip(&self.ledgers)
+            .map(|(place, (account, ledger))| {
+                (account, (place, organisations.of(&ledger.payer, now)))
+            })
+            .collect();
         for (demand, entry) in &mut self.entries {
             if matches!(entry.turn, Turn::Asleep(_)) {
                 continue;
@@ -82,7 +82,7 @@ impl Book {
                 }
                 is_here
             });
-            let Some(id) = ids.get(&demand.account) else { continue };
+            let Some((place, id)) = places.get(&demand.account) else { continue };
             let party = parties.entry(*id).or_default();
             if entry.rejections > 0 {
                 party.quarantined += 1;
@@ -91,15 +91,17 @@ impl Book {
                 continue;
             }
             let weight = entry.weight(most_queries);
+            let kind = (*place, demand.query.window);
             if weight < 1.0 {
-                let class = (demand.account.clone(), demand.query.window);
-                *party.classes.entry(class).or_default() += weight;
+                *party.classes.entry(kind).or_default() += weight;
             }
             party.members.push(Member {
                 demand: demand.clone(),
+                kind,
                 number: entry.number,
                 askers: entry.askers.iter().map(|(name, _)| name.clone()).collect(),
                 weight,
+                interval: entry.interval,
                 is_refused: entry.turn == Turn::Refused,
             });
         }
@@ -153,7 +155,9 @@ impl Book {
             if member.is_refused {
                 self.admit(&member.demand, now);
             }
-            self.set_interval(&member.demand, interval);
+            if !is_steady(member.interval, interval, refresh) {
+                self.set_interval(&member.demand, interval);
+            }
         }
         if admitted.is_empty() {
             shortest = refresh;
@@ -203,15 +207,6 @@ impl Book {
     /// What has been read falls due by the new interval.
     fn set_interval(&mut self, demand: &Demand, interval: Duration) {
         let Some(entry) = self.entries.get_mut(demand) else { return };
-        let before = entry.interval.as_secs_f64();
-        if (interval.as_secs_f64() / before - 1.0).abs() <= STEADY
-            && interval != self.config.refresh
-        {
-            return;
-        }
-        if interval == entry.interval {
-            return;
-        }
         entry.interval = interval;
         let mut read_at = None;
         entry.latest.send_if_modified(|latest| {
@@ -238,6 +233,12 @@ impl Book {
         let is_in_use = |payer: &_| ledgers.values().any(|ledger| ledger.payer == *payer);
         self.organisations.forget(is_in_use, now);
     }
+}
+
+/// Whether the old interval may stay.
+fn is_steady(old: Duration, new: Duration, refresh: Duration) -> bool {
+    let change = (new.as_secs_f64() / old.as_secs_f64() - 1.0).abs();
+    old == new || (new != refresh && change <= STEADY)
 }
 
 impl Entry {
