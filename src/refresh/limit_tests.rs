@@ -14,13 +14,16 @@ use crate::{
     source::{Answer, Batch, RateLimit, Reply},
 };
 
+/// When each request came, in seconds, and its size.
+type Asked = Vec<(u64, usize)>;
+
 /// Answers everything with one point, and counts down an hour's limit for each host.
 #[derive(Clone)]
 struct Counting {
     limit: u64,
     started_at: Instant,
-    /// Host → when each of its requests came, in seconds, and its size.
-    requests: Arc<Mutex<HashMap<String, Vec<(u64, usize)>>>>,
+    /// By host.
+    requests: Arc<Mutex<HashMap<String, Asked>>>,
     /// Until then, in seconds, hosts with this name answer 429.
     throttles: Option<(&'static str, u64)>,
 }
