@@ -5,6 +5,11 @@
 //! receiver or asked recently, it is read again in the background each time it falls due, so
 //! that an answer costs no I/O. What is known of it travels through a `watch` channel: an RPC
 //! borrows the value, a stream follows it.
+//!
+//! The book is told in several files: `turns` says whose turn it is, `settle` what came of a request,
+//! `divide` what one that failed as a whole proves; `plan` and `admission` say who is read how often,
+//! by what `organisations` (`budget`, `fair`) say may be sent. `queue` and `travel` fill requests;
+//! `health` says what a failure means.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -24,6 +29,7 @@ use crate::{
 mod snapshot;
 mod book;
 mod turns;
+mod settle;
 mod divide;
 mod plan;
 mod admission;
@@ -113,7 +119,12 @@ struct Shared {
 
 /// The worker does nothing until it is run.
 pub fn new<S: Source>(config: Config, source: S) -> (Refresher, Worker<S>) {
-    let book = Mutex::new(Book::new(config, fastrand::u64(..), Instant::now()));
+    seeded(config, source, fastrand::u64(..))
+}
+
+/// `seed` is for jitter.
+fn seeded<S: Source>(config: Config, source: S, seed: u64) -> (Refresher, Worker<S>) {
+    let book = Mutex::new(Book::new(config, seed, Instant::now()));
     let shared = Arc::new(Shared { book, wake: Notify::new() });
     (Refresher { shared: shared.clone() }, Worker::new(shared, source))
 }

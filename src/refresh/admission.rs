@@ -43,22 +43,22 @@ impl Party {
         self.members.iter().map(cost).collect()
     }
 
-    /// Which members are read: each namespace has its part, whoever came first within it, and what
-    /// is left over is for who came first of all.
+    /// Which members are read: each namespace has its part, for whoever came first within it, and
+    /// what is left over goes to one of each after the other.
     pub(super) fn admitted(
         &self,
         costs: &[f64],
         pace: f64,
         refresh: Duration,
         max_round: Duration,
-        is_unclear: bool,
+        is_known: bool,
     ) -> Vec<bool> {
         let longest = max_round.max(refresh).as_secs_f64();
         let by_namespace = by_namespace(self.members.iter().zip(costs.iter().copied()));
         let needs: Vec<f64> = by_namespace.values().map(|(cost, _)| *cost).collect();
         let parts = share_out(pace, &needs, refresh, max_round);
-        if is_unclear || parts.iter().all(|part| part.most.is_infinite()) {
-            return self.members.iter().map(|member| !(is_unclear && member.is_refused)).collect();
+        if !is_known || parts.iter().all(|part| part.most.is_infinite()) {
+            return self.members.iter().map(|member| is_known || !member.is_refused).collect();
         }
         let mut left: HashMap<&Arc<str>, f64> =
             by_namespace.keys().zip(parts.iter().map(|part| part.most * SPARE)).collect();
@@ -67,8 +67,11 @@ impl Party {
         // Requests a second. One a round at least: else nobody would learn that there is room again.
         let mut pace_left = (SPARE * pace).max(1.0 / longest);
         let mut is_in = vec![false; self.members.len()];
+        let in_turn = self.in_turn();
         for is_first_pass in [true, false] {
-            for ((member, cost), is_in) in self.members.iter().zip(costs).zip(&mut is_in) {
+            for place in &in_turn {
+                let (member, cost, is_in) =
+                    (&self.members[*place], &costs[*place], &mut is_in[*place]);
                 if *is_in {
                     continue;
                 }
@@ -79,18 +82,43 @@ impl Party {
                 let names = || member.askers.iter();
                 let interval = names().map(|name| intervals[name]).fold(longest, f64::min);
                 let rate = if is_first_pass { cost / interval } else { wanted / longest };
-                let has_part = names().all(|name| left[name] >= part);
+                // One that has room for all of it need not share it.
+                let payer = names().find(|name| left[*name] >= wanted);
+                let has_part = payer.is_some() || names().all(|name| left[name] >= part);
                 if (is_first_pass && !has_part) || (!is_first_pass && rate > pace_left) {
                     continue;
                 }
                 *is_in = true;
                 pace_left -= rate;
-                for name in &member.askers {
-                    left.entry(name).and_modify(|left| *left -= part);
+                match payer {
+                    Some(payer) => {
+                        left.entry(payer).and_modify(|left| *left -= wanted);
+                    }
+                    None => {
+                        for name in &member.askers {
+                            left.entry(name).and_modify(|left| *left -= part);
+                        }
+                    }
                 }
             }
         }
         is_in
+    }
+
+    /// The places of the first of each namespace, then of the second of each, and so on.
+    fn in_turn(&self) -> Vec<usize> {
+        let mut counts: HashMap<&Arc<str>, usize> = HashMap::new();
+        let mut ranked: Vec<(usize, usize)> = Vec::with_capacity(self.members.len());
+        for (place, member) in self.members.iter().enumerate() {
+            let rank = member.askers.first().map_or(0, |name| {
+                let count = counts.entry(name).or_default();
+                *count += 1;
+                *count
+            });
+            ranked.push((rank, place));
+        }
+        ranked.sort_unstable();
+        ranked.into_iter().map(|(_, place)| place).collect()
     }
 }
 

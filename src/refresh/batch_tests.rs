@@ -59,7 +59,7 @@ impl Engine {
     fn start(script: Script, queries: impl IntoIterator<Item = String>) -> Self {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let source = Scripted { script, started_at: Instant::now(), requests: requests.clone() };
-        let (refresher, worker) = new(CONFIG, source);
+        let (refresher, worker) = seeded(CONFIG, source, 7);
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(worker.run(shutdown.clone()));

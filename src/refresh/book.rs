@@ -12,29 +12,23 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Asker, Config, Latest,
     entry::{Entry, Ledger, Namespace, Turn},
-    health::{Change, Trouble},
+    health::Trouble,
     organisations::Organisations,
     queue::{Lane, Place, Waiting, ripe_at},
     travel::Load,
 };
 use crate::{
-    demand::{Account, Demand, Query, Reading},
-    source::{Answer, Batch, Reply, SourceError},
+    demand::{Account, Demand},
+    source::SourceError,
 };
 
 /// How long the readings of a demand that fell asleep are kept: KEDA's `pollingInterval` may be
 /// longer than `--idle-after`.
 const MEMORY: Duration = Duration::from_mins(10);
 /// How long a first demand waits for others to travel with.
-const COMPANY: Duration = Duration::from_millis(5);
+const FIRST_WAIT: Duration = Duration::from_millis(5);
 /// Somebody waits for it, or follows it: it goes before what falls due by so much later.
 const HEAD_START: Duration = Duration::from_millis(500);
-/// The longest that a query is put off that Datadog rejects.
-const MAX_QUARANTINE: Duration = Duration::from_mins(30);
-/// The longest that the next attempt of another query that fails alone is put off.
-const MAX_PAUSE: Duration = Duration::from_mins(4);
-/// Most readings that are kept of one demand: as many as `--hold` spans at the defaults, and one.
-const MAX_READINGS: usize = 6;
 /// Most replaced accounts that are remembered; one RPC may know the last.
 const MAX_REPLACED: usize = 4;
 /// Most namespaces of a demand among which its cost is shared; more share it unseen.
@@ -57,8 +51,9 @@ pub(super) struct Book {
     pub(super) first_clock: u64,
     /// The last accounts that were replaced: who asks with one was too late.
     replaced: VecDeque<Arc<Account>>,
-    /// What those are told for whom there is no room: in all, and in their namespace.
-    full: [watch::Sender<Arc<Latest>>; 2],
+    /// What those are told for whom there is no room, in all or of their namespace.
+    full: watch::Sender<Arc<Latest>>,
+    full_of_namespace: watch::Sender<Arc<Latest>>,
     pub(super) planned_at: Option<Instant>,
     /// Whether something is demanded, or no more, since the last plan.
     pub(super) is_changed: bool,
@@ -82,10 +77,11 @@ impl Book {
             next_number: 0,
             first_clock: 0,
             replaced: VecDeque::new(),
-            full: [
-                full(config.max_demands, "--max-demands"),
-                full(config.max_demands_per_namespace, "--max-demands-per-namespace"),
-            ],
+            full: full(config.max_demands, "--max-demands"),
+            full_of_namespace: full(
+                config.max_demands_per_namespace,
+                "--max-demands-per-namespace",
+            ),
             planned_at: None,
             is_changed: false,
             config,
@@ -107,9 +103,7 @@ impl Book {
             return self.begin(demand, asker, now);
         }
         self.note_asker(demand, asker, now);
-        let Some(entry) = self.entries.get_mut(demand) else {
-            unreachable!("it was there a line ago")
-        };
+        let entry = self.entries.get_mut(demand).expect("a demand that was noted has an entry");
         let receiver = entry.latest.subscribe();
         match entry.turn {
             Turn::Asleep(slot) => {
@@ -125,7 +119,8 @@ impl Book {
             Turn::Waiting { due_at, class, place }
                 if due_at <= now && class.lane == Lane::Refresh =>
             {
-                let order = self.order_of(due_at.checked_sub(HEAD_START).unwrap_or(due_at));
+                let at = due_at.checked_sub(HEAD_START).unwrap_or(due_at);
+                let order = order_of(self.began_at, at);
                 if order < place.order {
                     self.leave_queue(demand);
                     self.wait(demand, due_at, true);
@@ -144,11 +139,11 @@ impl Book {
     ) -> (watch::Receiver<Arc<Latest>>, bool) {
         let of_namespace = self.namespaces.get(asker.namespace).map_or(0, |n| n.demands);
         if of_namespace >= self.config.max_demands_per_namespace {
-            return (self.full[1].subscribe(), false);
+            return (self.full_of_namespace.subscribe(), false);
         }
         if self.entries.len() >= self.config.max_demands {
             let Some((_, oldest)) = self.asleep.pop_first() else {
-                return (self.full[0].subscribe(), false);
+                return (self.full.subscribe(), false);
             };
             self.forget(&oldest);
         }
@@ -166,6 +161,11 @@ impl Book {
             trouble: Trouble::default(),
             load: Load::of(&demand.query),
             company: usize::MAX,
+            trips: 0,
+            calm: 0,
+            failures: 0,
+            is_slow: false,
+            is_malformed: false,
             is_solo: false,
             is_repeated: false,
             rejections: 0,
@@ -198,7 +198,7 @@ impl Book {
 
     /// Nobody waits for company who travels alone.
     fn first_at(&self, now: Instant) -> Instant {
-        if self.config.batch_queries > 1 { now + COMPANY } else { now }
+        if self.config.batch_queries > 1 { now + FIRST_WAIT } else { now }
     }
 
     /// Lets it wait until then. `is_awaited` if somebody wants it: it goes first among equals.
@@ -217,12 +217,11 @@ impl Book {
         } else {
             let is_awaited = is_awaited || entry.latest.receiver_count() > 0;
             let head_start = if is_awaited { HEAD_START } else { Duration::ZERO };
-            let order = due_at.checked_sub(head_start).unwrap_or(due_at);
-            micros(order.saturating_duration_since(self.began_at))
+            order_of(self.began_at, due_at.checked_sub(head_start).unwrap_or(due_at))
         };
         let place = Place { order, number };
         let ripe_at = match class.lane {
-            Lane::First => due_at.checked_sub(COMPANY).unwrap_or(due_at),
+            Lane::First => due_at.checked_sub(FIRST_WAIT).unwrap_or(due_at),
             Lane::Refresh => ripe_at(due_at, entry.interval),
             Lane::Quarantine => due_at,
         };
@@ -231,10 +230,6 @@ impl Book {
         let ledger = self.ledgers.entry(demand.account.clone());
         let ledger = ledger.or_insert_with(|| Ledger::new(&demand.account));
         ledger.queue.enter(class, place, waiting);
-    }
-
-    fn order_of(&self, at: Instant) -> u64 {
-        micros(at.saturating_duration_since(self.began_at))
     }
 
     /// Out of the queue, if it stands in it; the caller gives it another turn.
@@ -279,144 +274,6 @@ impl Book {
         }
     }
 
-    /// Enters what came of a batch that was sent at `started_at`. A query without an outcome has
-    /// failed by our own fault. Outcomes of demands that are gone are of no interest. A batch that
-    /// failed as a whole for one of its queries is not settled, but taken again in parts.
-    pub(super) fn settle(
-        &mut self,
-        batch: Batch,
-        reply: Reply,
-        started_at: Instant,
-        now: Instant,
-    ) -> Vec<Change> {
-        let Reply { mut outcomes, rate_limit } = reply;
-        outcomes.resize_with(batch.queries.len(), || {
-            let what = "the request was lost in the scaler; please report it".to_owned();
-            Err(SourceError::NotUnderstood { host: batch.account.host(), what })
-        });
-        let jitter = self.jitter();
-        let refresh = self.config.refresh;
-        if let Some(ledger) = self.ledgers.get_mut(&batch.account) {
-            ledger.in_flight = ledger.in_flight.saturating_sub(1);
-            self.is_changed |= self.organisations.end(&ledger.payer, rate_limit.as_ref(), now);
-            let of_all = outcomes.iter().all(Result::is_err).then(|| &outcomes[0]);
-            if let Some(Err(SourceError::Throttled { limit, .. })) = of_all {
-                let id = self.organisations.of(&ledger.payer, now);
-                if let Some(budget) = self.organisations.budget(id) {
-                    budget.pause(limit.as_ref(), jitter, now);
-                }
-            }
-            let failure = of_all.and_then(|outcome| outcome.as_ref().err());
-            ledger.health.note_request(failure, started_at, refresh, jitter, now);
-        }
-        let Some(outcomes) = self.take_apart(&batch, outcomes, started_at) else {
-            return Vec::new();
-        };
-        let mut changes = Vec::new();
-        let Batch { account, queries } = batch;
-        let travelled_with = queries.len();
-        for (query, outcome) in queries.into_iter().zip(outcomes) {
-            let demand = Demand { account: account.clone(), query };
-            match outcome {
-                Some(outcome) => {
-                    self.settle_one(&demand, outcome, travelled_with, now, &mut changes);
-                }
-                None => self.take_again(&account, vec![demand.query]),
-            }
-        }
-        changes
-    }
-
-    /// These are fetched again at once, together.
-    pub(super) fn take_again(&mut self, account: &Arc<Account>, queries: Vec<Query>) {
-        let lane = queries.first().map_or(Lane::Refresh, |query| {
-            let demand = Demand { account: account.clone(), query: query.clone() };
-            self.entries.get(&demand).map_or(Lane::Refresh, Entry::lane)
-        });
-        if let Some(ledger) = self.ledgers.get_mut(account) {
-            ledger.queue.again(lane, Batch { account: account.clone(), queries });
-        }
-    }
-
-    fn settle_one(
-        &mut self,
-        demand: &Demand,
-        outcome: Result<Answer, SourceError>,
-        travelled_with: usize,
-        now: Instant,
-        changes: &mut Vec<Change>,
-    ) {
-        let refresh = self.config.refresh;
-        let jitter = self.jitter();
-        let Some(entry) = self.entries.get_mut(demand) else { return };
-        if entry.turn != Turn::Fetching {
-            return;
-        }
-        let Some(ledger) = self.ledgers.get_mut(&demand.account) else { return };
-        if let Ok(answer) = &outcome
-            && entry.needs_step
-        {
-            let is_lone = answer.series.iter().any(|series| series.points.len() == 1);
-            let is_untold = answer.series.iter().any(|s| s.points.len() == 1 && s.step.is_none());
-            entry.is_solo = is_lone && (entry.is_solo || is_untold);
-            if is_untold && travelled_with > 1 {
-                return self.take_again(&demand.account, vec![demand.query.clone()]);
-            }
-        }
-        let failure = outcome.as_ref().err().cloned();
-        let health = &mut ledger.health;
-        changes.extend(health.note(demand, &mut entry.trouble, failure.as_ref(), now, refresh));
-
-        entry.is_repeated = false;
-        entry.travelled_with = travelled_with;
-        match &failure {
-            None => {
-                // 1, 2, 4, … as many as there may be.
-                let grown = entry.company.saturating_mul(2);
-                let was_at_fault = entry.rejections > 0;
-                let is_whole = was_at_fault || grown >= self.config.batch_queries;
-                entry.company = if is_whole { usize::MAX } else { grown };
-                entry.rejections = 0;
-            }
-            // Alone it is at fault itself, if others have answers.
-            Some(SourceError::Malformed { .. } | SourceError::Unprocessable) => {
-                entry.company = 1;
-                let grows = health.has_answers(now, refresh);
-                entry.rejections = if grows { entry.rejections.saturating_add(1) } else { 1 };
-            }
-            Some(SourceError::NotUnderstood { .. }) => entry.company = 1,
-            Some(_) => {}
-        }
-        let interval = entry.interval;
-        let is_unread = entry.latest.borrow().readings.is_empty();
-        entry.latest.send_modify(|latest| {
-            let latest = Arc::make_mut(latest);
-            latest.failure.clone_from(&failure);
-            latest.interval = interval;
-            if let Ok(Answer { series, window_end_ms }) = outcome {
-                remember(&mut latest.readings, Reading { series, window_end_ms, taken_at: now });
-            }
-        });
-        let due_at = match &failure {
-            None => now + interval,
-            // The organisation waits as a whole.
-            Some(SourceError::Throttled { .. }) => now,
-            // It travels in smaller company, and nobody has a value meanwhile.
-            Some(SourceError::TimedOut { .. })
-                if travelled_with > 1 && entry.company < travelled_with && is_unread =>
-            {
-                now
-            }
-            Some(failure) => {
-                let lasts_alone = entry.trouble.lasts_alone(now);
-                let pause = pause(failure, lasts_alone, entry.rejections, refresh);
-                let is_put_off = pause > refresh;
-                now + if is_put_off { pause.mul_f64(jitter) } else { pause }
-            }
-        };
-        self.wait(demand, due_at, false);
-    }
-
     /// See `Refresher::replace`.
     pub(super) fn replace(&mut self, old: &Arc<Account>, new: &Arc<Account>, now: Instant) {
         self.replaced.retain(|account| account != new);
@@ -455,6 +312,7 @@ impl Book {
             // No verdict on the new keys yet: the readings stay, held from when they were due.
             entry.askers = askers;
             (entry.company, entry.rejections) = (usize::MAX, 0);
+            (entry.is_slow, entry.is_malformed, entry.failures) = (false, false, 0);
             entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
             entry.trouble = Trouble::default();
             let is_asleep = matches!(entry.turn, Turn::Asleep(_));
@@ -489,36 +347,12 @@ impl Book {
     }
 
     /// What was put off together is not to come back together.
-    fn jitter(&mut self) -> f64 {
+    pub(super) fn jitter(&mut self) -> f64 {
         0.8 + 0.2 * self.rng.f64()
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Newest first. An older one is kept for the triggers that find more in it than in every newer
-/// one: points, or points of buckets that are full.
-pub(super) fn remember(readings: &mut Vec<Arc<Reading>>, reading: Reading) {
-    let (points, full) = (reading.depth(), reading.depth_of_full_buckets());
-    readings.retain(|older| older.depth() > points || older.depth_of_full_buckets() > full);
-    readings.insert(0, Arc::new(reading));
-    readings.truncate(MAX_READINGS);
-}
-
-/// Until the next attempt of a query that failed. One that keeps timing out while others have
-/// answers is asked less often, for it takes a place that they could use.
-fn pause(failure: &SourceError, lasts_alone: bool, rejections: u32, refresh: Duration) -> Duration {
-    // The first may be a deployment that is corrected at once.
-    let doubled = 1 << rejections.saturating_sub(1).min(20);
-    match failure {
-        SourceError::Malformed { .. } => {
-            refresh.saturating_mul(doubled).min(MAX_QUARANTINE).max(refresh)
-        }
-        // That comes and goes.
-        SourceError::Unprocessable => refresh.saturating_mul(doubled).min(MAX_PAUSE).max(refresh),
-        SourceError::TimedOut { .. } if lasts_alone => (refresh * 4).min(MAX_PAUSE).max(refresh),
-        _ => refresh,
-    }
+/// In microseconds.
+fn order_of(began_at: Instant, at: Instant) -> u64 {
+    u64::try_from(at.saturating_duration_since(began_at).as_micros()).unwrap_or(u64::MAX)
 }

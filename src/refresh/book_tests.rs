@@ -1,9 +1,10 @@
 //! The book, which decides, without a worker.
 
 use super::{
-    book::{Book, remember},
+    book::Book,
     health::Change,
     scripted::{ASKER, REFRESH, SINGLY, account, ample, demand, demand_of, outage},
+    settle::remember,
     *,
 };
 use crate::{

@@ -19,9 +19,9 @@ const SAME_RESET: Duration = Duration::from_secs(5);
 /// The part of a period from which on the use by others can be projected.
 const PROJECTABLE: f64 = 0.05;
 /// The longest that a first reading waits for company; much less than anybody's patience.
-const MAX_COMPANY: Duration = Duration::from_millis(800);
+const MAX_FIRST_WAIT: Duration = Duration::from_millis(800);
 /// The longest that nothing is sent after a 429.
-const MAX_PAUSE: Duration = Duration::from_hours(1);
+const MAX_TOLD_PAUSE: Duration = Duration::from_hours(1);
 /// The pause after a 429 that does not say when it ends; doubled for each further one.
 const BLIND_PAUSE: Duration = Duration::from_secs(30);
 const MAX_BLIND_PAUSE: Duration = Duration::from_mins(4);
@@ -139,15 +139,19 @@ impl Budget {
             // Some of ours may not have been counted yet; the next reply will tell.
             self.others = self.others.max(spent - self.sent).min(self.terms.limit);
         }
-        self.throttled = 0;
         self.grant();
+    }
+
+    /// An answer came that was no 429.
+    pub(super) fn forgive(&mut self) {
+        self.throttled = 0;
     }
 
     /// A 429: nothing more until the limit resets.
     pub(super) fn pause(&mut self, said: Option<&RateLimit>, jitter: f64, now: Instant) {
         self.throttled = self.throttled.saturating_add(1);
         let pause = if let Some(reset) = said.and_then(|said| said.reset) {
-            reset.clamp(Duration::from_secs(1), MAX_PAUSE)
+            reset.clamp(Duration::from_secs(1), MAX_TOLD_PAUSE)
         } else {
             let doubled = BLIND_PAUSE.saturating_mul(1 << (self.throttled - 1).min(10));
             doubled.min(MAX_BLIND_PAUSE).mul_f64(jitter)
@@ -157,6 +161,25 @@ impl Budget {
 
     pub(super) fn paused_until(&self, now: Instant) -> Option<Instant> {
         self.paused_until.filter(|until| *until > now)
+    }
+
+    /// What Datadog said, and when it ends now.
+    pub(super) fn said(&self, now: Instant) -> RateLimit {
+        let Terms { limit, period, ends_at, name } = &self.terms;
+        let until = self.paused_until(now).unwrap_or(*ends_at);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it was a whole number"
+        )]
+        let limit = self.is_told.then_some(*limit as u64);
+        RateLimit {
+            limit,
+            period: limit.map(|_| *period),
+            remaining: None,
+            reset: Some(until - now),
+            name: name.clone(),
+        }
     }
 
     /// How many requests a round of all has; that many may be sent at once.
@@ -173,10 +196,10 @@ impl Budget {
 
     /// How long a first reading may wait for others to travel with: the less may be sent at once,
     /// the longer.
-    pub(super) fn company(&mut self, now: Instant) -> Duration {
+    pub(super) fn first_wait(&mut self, now: Instant) -> Duration {
         self.refill(now);
         let full = self.tokens.min(self.left()) / self.burst();
-        MAX_COMPANY.mul_f64((1.0 - 2.0 * full).clamp(0.0, 1.0))
+        MAX_FIRST_WAIT.mul_f64((1.0 - 2.0 * full).clamp(0.0, 1.0))
     }
 
     pub(super) fn send(&mut self, now: Instant) {
@@ -187,7 +210,8 @@ impl Budget {
 
     /// When the request may be sent before which so many others are, if nothing changes.
     #[expect(clippy::cast_precision_loss, reason = "it is a small number")]
-    pub(super) fn next_at(&self, ahead: usize, now: Instant) -> Instant {
+    pub(super) fn next_at(&mut self, ahead: usize, now: Instant) -> Instant {
+        self.refill(now);
         if let Some(until) = self.paused_until(now) {
             return until;
         }

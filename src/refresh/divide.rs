@@ -31,23 +31,58 @@ impl Book {
             Some(Err(error)) if outcomes.iter().all(Result::is_err) => Some(error),
             _ => None,
         };
-        if let Some(parts) = of_all.and_then(|error| self.parts(batch, error))
-            && let Some(ledger) = self.ledgers.get_mut(&batch.account)
-            && ledger.health.may_divide()
+        if let Some(error) = of_all
+            && let Some(parts) = self.parts(batch, error)
         {
+            let may_divide = self
+                .ledgers
+                .get_mut(&batch.account)
+                .is_some_and(|ledger| ledger.health.may_divide());
+            if !may_divide {
+                return Some(self.given_up(batch));
+            }
+            // A malformed query stands alone in the end; what else it is may be about the company.
+            let is_of_company = !matches!(error, SourceError::Malformed { .. });
             for part in parts {
+                if is_of_company && part.len() < size {
+                    let part = Batch { account: batch.account.clone(), queries: part.clone() };
+                    self.each_of(&part, |entry| {
+                        entry.company = part.queries.len();
+                        entry.trips = entry.trips.saturating_add(1);
+                        entry.calm = 0;
+                    });
+                }
                 self.take_again(&batch.account, part);
             }
             return None;
         }
         match of_all {
             Some(SourceError::TimedOut { .. }) => self.shrink(batch, started_at),
-            Some(SourceError::TooLarge { .. }) => {
-                self.each_of(batch, |entry| entry.company = (size / 2).max(1));
+            // Datadog fails for some queries only, if it does so again and again.
+            Some(SourceError::Outage { .. }) => {
+                let mut failures = 0;
+                self.each_of(batch, |entry| {
+                    entry.failures = entry.failures.saturating_add(1);
+                    failures = failures.max(entry.failures);
+                });
+                if failures > 1 {
+                    self.shrink(batch, started_at);
+                }
             }
             _ => {}
         }
         Some(self.without_missing(batch, outcomes))
+    }
+
+    /// No part of a request has an answer: then nothing is known of any query in it. Each travels
+    /// alone from then on.
+    fn given_up(&mut self, batch: &Batch) -> Vec<Option<Outcome>> {
+        self.each_of(batch, |entry| entry.company = 1);
+        let outage = || SourceError::Outage {
+            host: batch.account.host(),
+            what: "it rejects whatever travels together".to_owned(),
+        };
+        batch.queries.iter().map(|_| Some(Err(outage()))).collect()
     }
 
     /// What is to be asked again at once; `None` if it is not about the queries.
@@ -73,27 +108,29 @@ impl Book {
         }
     }
 
-    /// One query may be too slow. Smaller requests from then on, which grow again with each answer;
-    /// but if others have no answers either, it is not a query's fault, and they would be many.
+    /// One query may be too slow, or too much. Smaller requests from then on, which grow again with
+    /// each answer. If nobody else has answers either, it is perhaps not a query's fault, and they
+    /// would be many: then this is tried with one request at a time.
     fn shrink(&mut self, batch: &Batch, started_at: Instant) {
         let size = batch.queries.len();
         let Some(ledger) = self.ledgers.get(&batch.account) else { return };
         let others_answer = ledger.health.has_answered_since(started_at);
-        let is_all = self.entries.keys().filter(|demand| demand.account == batch.account).count();
-        let is_all = is_all <= self.config.batch_queries;
+        let is_tried = self.entries.iter().any(|(demand, entry)| {
+            let is_small = entry.company != usize::MAX && entry.rejections == 0;
+            is_small && demand.account == batch.account && !batch.queries.contains(&demand.query)
+        });
         self.each_of(batch, |entry| {
-            let was_whole = entry.company == usize::MAX;
-            entry.company = match (was_whole, others_answer) {
-                (true, true) => size.isqrt(),
-                // There are no others that could tell.
-                (true, false) if is_all => size.isqrt(),
-                (false, true) => 1,
-                (_, false) => usize::MAX,
+            let is_whole = entry.company == usize::MAX;
+            entry.calm = 0;
+            entry.company = match is_whole {
+                true if others_answer || !is_tried => size.isqrt(),
+                true => usize::MAX,
+                false => 1,
             };
         });
     }
 
-    fn without_missing(&self, batch: &Batch, outcomes: Vec<Outcome>) -> Vec<Option<Outcome>> {
+    fn without_missing(&mut self, batch: &Batch, outcomes: Vec<Outcome>) -> Vec<Option<Outcome>> {
         let size = batch.queries.len();
         let is_missing: Vec<bool> = batch
             .queries
@@ -109,6 +146,15 @@ impl Book {
             .collect();
         let missing = is_missing.iter().filter(|is_missing| **is_missing).count();
         let is_outage = missing > MAX_MISSING.max(size / 2);
+        if is_outage {
+            // Alone they will be believed.
+            for (query, _) in batch.queries.iter().zip(&is_missing).filter(|(_, is)| **is) {
+                let demand = Demand { account: batch.account.clone(), query: query.clone() };
+                if let Some(entry) = self.entries.get_mut(&demand) {
+                    entry.company = 1;
+                }
+            }
+        }
         let outcomes = outcomes.into_iter().zip(is_missing).map(|(outcome, is_missing)| {
             match (is_missing, is_outage) {
                 (false, _) => Some(outcome),

@@ -15,6 +15,8 @@ use crate::demand::{Account, Query};
 
 /// Most requests of one account that are under way; one that is in trouble has one.
 const MAX_IN_FLIGHT: usize = 4;
+/// How often a query that cannot be processed alone is as good as any.
+const SOME: u32 = 4;
 
 pub(super) struct Entry {
     pub(super) latest: watch::Sender<Arc<Latest>>,
@@ -31,6 +33,16 @@ pub(super) struct Entry {
     pub(super) load: Load,
     /// Most queries of the request that it travels in next.
     pub(super) company: usize,
+    /// How often its company was at fault in something that it was not alone.
+    pub(super) trips: u32,
+    /// Answers since its company last changed.
+    pub(super) calm: u32,
+    /// How often in a row the request that it travelled in failed.
+    pub(super) failures: u32,
+    /// Whether it timed out alone.
+    pub(super) is_slow: bool,
+    /// Whether Datadog called it malformed, alone.
+    pub(super) is_malformed: bool,
     /// Whether it travels alone because the width of its buckets can be told only then.
     pub(super) is_solo: bool,
     /// Whether the request was repeated whole that could not be processed.
@@ -61,6 +73,8 @@ pub(super) struct Ledger {
     pub(super) payer: Payer,
     pub(super) queue: Queue,
     pub(super) in_flight: usize,
+    /// What of the quarantine lane is under way; one at most, for it may be slow.
+    pub(super) quarantined: Option<Query>,
     pub(super) health: Health,
 }
 
@@ -74,7 +88,9 @@ pub(super) struct Namespace {
 
 impl Entry {
     pub(super) fn lane(&self) -> Lane {
-        if self.rejections > 0 {
+        // 422 comes and goes for sound queries.
+        let is_rejected = self.is_malformed || self.rejections >= SOME;
+        if is_rejected || self.is_slow {
             Lane::Quarantine
         } else if self.latest.borrow().readings.is_empty() {
             Lane::First
@@ -92,6 +108,21 @@ impl Entry {
     /// The part of a request that it takes.
     pub(super) fn weight(&self, most_queries: usize) -> f64 {
         if self.is_solo { 1.0 } else { self.load.weight(most_queries.min(self.company)) }
+    }
+
+    /// Its company grows again, the more slowly the more often it was at fault.
+    pub(super) fn grow(&mut self, batch_queries: usize) {
+        self.calm = self.calm.saturating_add(1);
+        let wanted = 1 << self.trips.min(10);
+        if self.company == usize::MAX {
+            if self.calm > 4 * wanted {
+                self.trips = 0;
+            }
+        } else if self.calm >= wanted {
+            let grown = self.company.saturating_mul(2);
+            self.company = if grown >= batch_queries { usize::MAX } else { grown };
+            self.calm = 0;
+        }
     }
 
     pub(super) fn has_data(&self) -> bool {
@@ -117,6 +148,7 @@ impl Ledger {
             payer: Payer::of(account),
             queue: Queue::default(),
             in_flight: 0,
+            quarantined: None,
             health: Health::default(),
         }
     }

@@ -12,12 +12,13 @@ pub(super) struct Part {
     pub(super) most: f64,
 }
 
-/// Who is larger than the median by more than this stretches further than the others.
+/// Who is more than so many times as large as the smallest of those that are stretched, stretches
+/// further: so nobody has less than half of an equal part because others ask for much.
 const LARGE: f64 = 2.0;
 
 /// `costs` are the requests that a round of each takes, `pace` the requests a second for all. Who
 /// needs no more than an equal part of the pace is read each `refresh`. The others have one interval
-/// in common, but for those that are much larger than most of them.
+/// in common, but for those that are much larger than the smallest of them.
 pub(super) fn share_out(
     pace: f64,
     costs: &[f64],
@@ -28,10 +29,9 @@ pub(super) fn share_out(
     let longest = max_round.max(refresh);
     let level = level(pace, costs.iter().map(|cost| cost / refresh_seconds).collect());
     let is_stretched = |cost: f64| cost / refresh_seconds > level;
-    let mut stretched: Vec<f64> = costs.iter().copied().filter(|c| is_stretched(*c)).collect();
-    stretched.sort_by(f64::total_cmp);
-    let median = stretched.get(stretched.len() / 2).copied().unwrap_or_default();
-    let factor = |cost: f64| (cost / (LARGE * median)).max(1.0);
+    let stretched: Vec<f64> = costs.iter().copied().filter(|c| is_stretched(*c)).collect();
+    let smallest = stretched.iter().copied().fold(f64::INFINITY, f64::min);
+    let factor = |cost: f64| (cost / (LARGE * smallest)).max(1.0);
     #[expect(clippy::cast_precision_loss, reason = "there are not so many namespaces")]
     let rate = level * stretched.len() as f64;
     let common = stretched.iter().map(|cost| cost / factor(*cost)).sum::<f64>() / rate;
@@ -94,8 +94,23 @@ mod tests {
         check(
             1.0,
             &[20.0, 10.0, 10.0, 80.0],
-            &[(80, f64::INFINITY), (80, f64::INFINITY), (80, f64::INFINITY), (100, 50.0)],
+            &[
+                (60, f64::INFINITY),
+                (60, f64::INFINITY),
+                (60, f64::INFINITY),
+                (100, 80.0 * 100.0 / 240.0),
+            ],
         );
+    }
+
+    #[test]
+    fn nobody_loses_half_of_an_equal_part_to_the_many_of_another() {
+        for costs in [[4.0, 1_000.0], [4.0, 5.0]] {
+            let longest = Duration::from_mins(4);
+            let parts = share_out(0.35, &costs, Duration::from_secs(15), longest);
+            let rate = costs[0].min(parts[0].most) / parts[0].interval.as_secs_f64();
+            assert!(rate >= 0.35 / 4.0, "{costs:?}: {rate}");
+        }
     }
 
     #[test]

@@ -20,8 +20,9 @@ pub(super) struct Health {
     answered_at: Option<Instant>,
     /// How often a request was divided since then.
     divisions: u32,
-    /// Requests that timed out since then.
+    /// Requests that timed out, and that failed otherwise, since a request last succeeded.
     timed_out: u32,
+    failed: u32,
     /// While requests fail and none has an answer.
     outage: Option<Backoff>,
 }
@@ -37,6 +38,8 @@ struct Backoff {
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// Requests that time out one after the other before it is more than slow queries.
 const MAX_TIMED_OUT: u32 = 8;
+/// The same of those that fail otherwise.
+const MAX_FAILED: u32 = 2;
 
 /// Most divisions without an answer: one offender among 35 takes six. If none of the parts has an
 /// answer, it is not a query that is at fault.
@@ -73,7 +76,7 @@ pub(super) enum Change {
 }
 
 /// After this, a query that fails alone is not about to recover; nothing can be held by then.
-const LONG: Duration = Duration::from_mins(2);
+const LONG_ALONE: Duration = Duration::from_mins(2);
 
 impl Health {
     /// A failure is the account's if nothing of it succeeded for a whole refresh, and the query's
@@ -129,12 +132,19 @@ impl Health {
         now: Instant,
     ) {
         let Some(failure) = failure.filter(|failure| failure.concerns_account()) else {
-            (self.outage, self.timed_out, self.succeeded_at) = (None, 0, Some(now));
+            (self.outage, self.succeeded_at) = (None, Some(now));
+            (self.timed_out, self.failed) = (0, 0);
             return;
         };
         if matches!(failure, SourceError::TimedOut { .. }) {
             self.timed_out = self.timed_out.saturating_add(1);
             if self.timed_out < MAX_TIMED_OUT {
+                return;
+            }
+        } else {
+            // One may be its queries' fault.
+            self.failed = self.failed.saturating_add(1);
+            if self.failed < MAX_FAILED {
                 return;
             }
         }
@@ -193,6 +203,6 @@ impl Health {
 
 impl Trouble {
     pub(super) fn lasts_alone(&self, now: Instant) -> bool {
-        self.is_told && self.since.is_some_and(|since| now >= since + LONG)
+        self.is_told && self.since.is_some_and(|since| now >= since + LONG_ALONE)
     }
 }

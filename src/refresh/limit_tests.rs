@@ -67,7 +67,7 @@ impl Engine {
     fn start(config: Config, limit: u64, throttles: Option<(&'static str, u64)>) -> Self {
         let (started_at, requests) = (Instant::now(), Arc::default());
         let source = Counting { limit, started_at, requests, throttles };
-        let (refresher, worker) = new(config, source.clone());
+        let (refresher, worker) = seeded(config, source.clone(), 7);
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(worker.run(shutdown.clone()));

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use super::{
     budget::{Budget, Terms},
-    queue::{Company, Lane},
+    queue::Filled,
+    turns::Turns,
 };
 use crate::{
     demand::{Account, Keys},
@@ -32,7 +33,7 @@ pub(super) struct Organisations {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct OrganisationId(u64);
+pub(super) struct OrganisationId(pub(super) u64);
 
 /// What Datadog counts requests for, as an account shows it: an address, and an API key or token.
 #[derive(Clone)]
@@ -47,13 +48,6 @@ pub(super) struct Organisation {
     pub(super) round: Round,
 }
 
-/// Whose turn it is among lanes.
-#[derive(Default)]
-pub(super) struct Turns {
-    /// What each has had.
-    had: [u64; 3],
-}
-
 /// What was planned last.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Round {
@@ -62,8 +56,14 @@ pub(super) struct Round {
     pub(super) awake: usize,
     pub(super) quarantined: usize,
     pub(super) refused: usize,
-    /// Whether it was told that intervals are long, and that some do not fit.
-    pub(super) told: (bool, bool),
+    pub(super) told: Told,
+}
+
+/// What the log has been told of a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) is_long: bool,
+    pub(super) some_refused: bool,
 }
 
 /// What one payer's replies say.
@@ -122,14 +122,14 @@ impl Organisations {
     }
 
     /// How the requests of its accounts are filled.
-    pub(super) fn company(
+    pub(super) fn filled(
         &mut self,
         id: OrganisationId,
         most_queries: usize,
         now: Instant,
-    ) -> Company {
-        let wait = self.budget(id).map_or(Duration::ZERO, |budget| budget.company(now));
-        Company { most_queries, wait }
+    ) -> Filled {
+        let first_wait = self.budget(id).map_or(Duration::ZERO, |budget| budget.first_wait(now));
+        Filled { most_queries, first_wait }
     }
 
     pub(super) fn has_answered(&self, id: OrganisationId) -> bool {
@@ -154,7 +154,13 @@ impl Organisations {
     }
 
     /// A request has ended. True if what its payer may send is another matter now.
-    pub(super) fn end(&mut self, payer: &Payer, said: Option<&RateLimit>, now: Instant) -> bool {
+    pub(super) fn end(
+        &mut self,
+        payer: &Payer,
+        said: Option<&RateLimit>,
+        is_throttled: bool,
+        now: Instant,
+    ) -> bool {
         let id = self.of(payer, now);
         let (Some(meter), Some(organisation)) = (self.meters.get_mut(payer), self.all.get_mut(&id))
         else {
@@ -164,6 +170,9 @@ impl Organisations {
         organisation.answered += 1;
         let is_first = organisation.answered == 1;
         let was_told = organisation.budget.is_told;
+        if !is_throttled {
+            organisation.budget.forgive();
+        }
         let Some((said, terms)) = said.and_then(|said| Some((said, Terms::of(said, now)?))) else {
             return is_first;
         };
@@ -171,7 +180,7 @@ impl Organisations {
         let is_alone = self.meters.values().filter(|other| other.organisation == id).count() == 1;
         let belongs = is_alone || {
             let agrees = organisation.budget.terms().agree(&terms);
-            let meter = self.meters.get_mut(payer).expect("it was there a line ago");
+            let meter = self.meters.get_mut(payer).expect("whose request ended has a meter");
             agrees && !meter.is_proof(said.remaining, &terms, organisation)
         };
         if belongs {
@@ -280,21 +289,6 @@ impl Organisation {
     fn new(budget: Budget) -> Self {
         let (turns, round) = (Turns::default(), Round::default());
         Self { budget, started: 0, answered: 0, turns, round }
-    }
-}
-
-impl Turns {
-    /// Of the lanes in which somebody waits, the one that had least; the others do not save up.
-    pub(super) fn next(&mut self, waits: impl Fn(usize) -> bool) -> Option<usize> {
-        let next = (0..Lane::ALL.len()).filter(|at| waits(*at)).min_by_key(|at| self.had[*at])?;
-        let had = self.had[next];
-        for (at, other) in self.had.iter_mut().enumerate() {
-            if !waits(at) {
-                *other = had.max(*other);
-            }
-        }
-        self.had[next] += Lane::ALL[next].price();
-        Some(next)
     }
 }
 
@@ -407,7 +401,7 @@ mod tests {
                 organisations.send(payer, now);
                 spent[*organisation] += 1;
                 let said = limit(1_600, 1_600 - spent[*organisation], 3_600 - round * 15);
-                organisations.end(payer, Some(&said), now);
+                organisations.end(payer, Some(&said), false, now);
             }
         }
         let now = start + seconds(rounds * 15);
@@ -456,7 +450,7 @@ mod tests {
             for payer in [&a, &b] {
                 organisations.send(payer, now);
                 spent += 1;
-                organisations.end(payer, Some(&limit(1_600, 1_600 - spent, 3_000)), now);
+                organisations.end(payer, Some(&limit(1_600, 1_600 - spent, 3_000)), false, now);
             }
         }
         let id = organisations.of(&a, now);
@@ -472,7 +466,7 @@ mod tests {
         for told in [1_600, 1_600, 5_000, 5_000, 5_000] {
             for payer in [&a, &b] {
                 organisations.send(payer, now);
-                organisations.end(payer, Some(&limit(told, told - 100, 3_000)), now);
+                organisations.end(payer, Some(&limit(told, told - 100, 3_000)), false, now);
             }
         }
         let id = organisations.of(&a, now);
@@ -485,28 +479,12 @@ mod tests {
         let (now, a) = (Instant::now(), payer("dd", "a"));
         let mut organisations = Organisations::new(0.8);
         organisations.send(&a, now);
-        organisations.end(&a, Some(&limit(1_600, 1_599, 3_000)), now);
+        organisations.end(&a, Some(&limit(1_600, 1_599, 3_000)), false, now);
         organisations.forget(|_| false, now + seconds(3_600));
         assert_eq!(organisations.all().count(), 1);
         organisations.forget(|_| true, now + seconds(9_000));
         assert_eq!(organisations.all().count(), 1);
         organisations.forget(|_| false, now + seconds(9_000));
         assert_eq!(organisations.all().count(), 0);
-    }
-
-    #[test]
-    fn turns_are_shared_out_and_nobody_saves_up() {
-        let mut turns = Turns::default();
-        let mut had = |waits: [bool; 3], turns_there_are: usize| {
-            let mut had = [0; 3];
-            for _ in 0..turns_there_are {
-                had[turns.next(|at| waits[at]).unwrap()] += 1;
-            }
-            had
-        };
-        assert_eq!(had([true, false, false], 100), [100, 0, 0]);
-        assert_eq!(had([true, true, false], 100), [50, 50, 0]);
-        assert_eq!(had([true, true, true], 90), [40, 40, 10]);
-        assert!(Turns::default().next(|_| false).is_none());
     }
 }

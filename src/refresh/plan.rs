@@ -10,7 +10,8 @@ use super::{
     entry::{Entry, Turn},
     fair::share_out,
     health::Change,
-    organisations::OrganisationId,
+    organisations::{OrganisationId, Told},
+    queue::Lane,
 };
 use crate::{
     demand::{Account, Demand},
@@ -25,18 +26,18 @@ const STEADY: f64 = 0.02;
 /// The part of a pace that rejected queries take at most.
 const MOST_QUARANTINED: f64 = 0.25;
 /// From how many refreshes on an interval is worth a line in the log.
-const LONG: u32 = 2;
+const WORTH_TELLING: u32 = 2;
 /// Accounts that are remembered though nobody uses them.
 const MAX_LEDGERS: usize = 1_000;
 
 impl Book {
     /// Plans anew if it is time.
     pub(super) fn plan(&mut self, now: Instant) -> Vec<Change> {
-        let after = if self.is_changed { SOONEST } else { EVERY };
-        if self.entries.is_empty() || self.planned_at.is_some_and(|at| now < at + after) {
+        let is_early = self.planned_at.is_some_and(|at| now < at + self.until_next_plan());
+        if self.entries.is_empty() || is_early {
             return Vec::new();
         }
-        (self.planned_at, self.is_changed) = (Some(now), false);
+        self.planned_at = Some(now);
         let mut changes = Vec::new();
         for (id, party) in self.parties(now) {
             changes.extend(self.plan_for(id, &party, now));
@@ -47,8 +48,14 @@ impl Book {
 
     /// When the next plan is due.
     pub(super) fn next_plan(&self) -> Option<Instant> {
-        let after = if self.is_changed { SOONEST } else { EVERY };
-        (!self.entries.is_empty()).then(|| self.planned_at.map(|at| at + after))?
+        if self.entries.is_empty() {
+            return None;
+        }
+        self.planned_at.map(|at| at + self.until_next_plan())
+    }
+
+    fn until_next_plan(&self) -> Duration {
+        if self.is_changed { SOONEST } else { EVERY }
     }
 
     /// Who is awake; on the way, who is of no interest any more falls asleep.
@@ -84,7 +91,7 @@ impl Book {
             });
             let Some((place, id)) = places.get(&demand.account) else { continue };
             let party = parties.entry(*id).or_default();
-            if entry.rejections > 0 {
+            if entry.lane() == Lane::Quarantine {
                 party.quarantined += 1;
                 let pause = entry.pause_of_quarantine(now).max(self.config.refresh);
                 party.quarantined_rate += 1.0 / pause.as_secs_f64();
@@ -109,6 +116,7 @@ impl Book {
             self.put_to_sleep(demand);
         }
         self.drop_askers(gone);
+        // That some fell asleep is no news to this plan.
         self.is_changed = false;
         for party in parties.values_mut() {
             party.members.sort_unstable_by_key(|member| member.number);
@@ -120,8 +128,10 @@ impl Book {
         let (refresh, max_round) = (self.config.refresh, self.config.max_round);
         let is_known = self.organisations.has_answered(id);
         let budget = self.organisations.budget(id)?;
-        // Then nothing is known of what the limit carries, or for how long.
-        let is_unclear = !is_known || budget.paused_until(now).is_some();
+        // Then nothing is known of what the limit carries later.
+        if budget.paused_until(now).is_some() {
+            return None;
+        }
         budget.roll(now);
         let less_quarantined =
             |pace: f64| pace - party.quarantined_rate.min(MOST_QUARANTINED * pace);
@@ -129,7 +139,7 @@ impl Book {
         let pace = less_quarantined(budget.pace_over(max_round, now));
 
         let costs = party.costs();
-        let is_in = party.admitted(&costs, pace.max(usual), refresh, max_round, is_unclear);
+        let is_in = party.admitted(&costs, pace.max(usual), refresh, max_round, is_known);
         let admitted: Vec<(&Member, f64)> = party
             .members
             .iter()
@@ -168,7 +178,7 @@ impl Book {
                 refused += 1;
                 let name = member.askers.first();
                 let capacity = name.and_then(|name| by_namespace.get(name)).map_or(0, |(_, n)| *n);
-                self.refuse(&member.demand, capacity, max_round);
+                self.refuse(&member.demand, capacity, max_round.max(refresh));
             }
         }
         let host = party.members.first().map(|member| member.demand.account.host())?;
@@ -176,12 +186,15 @@ impl Book {
         round.intervals = (shortest, longest);
         (round.awake, round.quarantined, round.refused) =
             (admitted.len(), party.quarantined, refused);
-        let told = (is_known && longest >= refresh * LONG, refused > 0);
+        let told = Told {
+            is_long: is_known && longest >= refresh * WORTH_TELLING,
+            some_refused: refused > 0,
+        };
         let before = std::mem::replace(&mut round.told, told);
-        if (told.0 && !before.0) || (told.1 && !before.1) {
+        if (told.is_long && !before.is_long) || (told.some_refused && !before.some_refused) {
             return Some(Change::Stretched { host, interval: longest, refused });
         }
-        let is_relaxed = told == (false, false) && before != told;
+        let is_relaxed = told == Told::default() && before != told;
         is_relaxed.then_some(Change::Relaxed { host })
     }
 
@@ -207,12 +220,14 @@ impl Book {
     /// What has been read falls due by the new interval.
     fn set_interval(&mut self, demand: &Demand, interval: Duration) {
         let Some(entry) = self.entries.get_mut(demand) else { return };
+        // What fails is held from when it was due; a plan does not prolong that.
+        if entry.latest.borrow().failure.is_some() {
+            return;
+        }
         entry.interval = interval;
         let mut read_at = None;
         entry.latest.send_if_modified(|latest| {
-            if latest.failure.is_none() {
-                read_at = latest.readings.first().map(|reading| reading.taken_at);
-            }
+            read_at = latest.readings.first().map(|reading| reading.taken_at);
             Arc::make_mut(latest).interval = interval;
             // Nobody has to look at it.
             false

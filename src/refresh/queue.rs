@@ -24,12 +24,13 @@ pub(super) enum Lane {
 impl Lane {
     pub(super) const ALL: [Self; 3] = [Self::Refresh, Self::First, Self::Quarantine];
 
-    /// What a turn of it counts: first readings take at most half of the turns, rejected queries
-    /// less.
-    pub(super) fn price(self) -> u64 {
+    /// What a turn of it counts: first readings take at most half of the turns, and when there are
+    /// not enough for all, a fifth, as rejected queries do.
+    pub(super) fn price(self, is_short: bool) -> u64 {
         match self {
-            Self::Refresh | Self::First => 1,
-            Self::Quarantine => 4,
+            Self::Refresh => 1,
+            Self::First if !is_short => 1,
+            Self::First | Self::Quarantine => 4,
         }
     }
 }
@@ -82,20 +83,20 @@ impl Queue {
 
     /// Whether anything of this lane could be sent now, and in which order: what is left of a
     /// divided batch first of all.
-    pub(super) fn head(&self, lane: Lane, now: Instant, company: &Company) -> Option<u64> {
+    pub(super) fn head(&self, lane: Lane, now: Instant, filled: &Filled) -> Option<u64> {
         if self.again.iter().any(|(of, _)| *of == lane) {
             return Some(0);
         }
-        self.first_due(lane, now, company).map(|(place, _)| place.order)
+        self.first_due(lane, now, filled).map(|(place, _)| place.order)
     }
 
     /// The next request of this lane. Its queries have left the queue.
-    pub(super) fn take(&mut self, lane: Lane, now: Instant, company: &Company) -> Option<Taken> {
-        let most_queries = company.most_queries;
+    pub(super) fn take(&mut self, lane: Lane, now: Instant, filled: &Filled) -> Option<Taken> {
+        let most_queries = filled.most_queries;
         if let Some(at) = self.again.iter().position(|(of, _)| *of == lane) {
             return self.again.remove(at).map(|(_, batch)| Taken::Again(batch));
         }
-        let (_, class) = self.first_due(lane, now, company)?;
+        let (_, class) = self.first_due(lane, now, filled)?;
         let waiting = self.lines.get(&class)?;
         let mut filling = Filling::new(most_queries.min(class.company));
         let mut taken = Vec::new();
@@ -121,10 +122,10 @@ impl Queue {
     }
 
     /// When something falls due, unless it is due already.
-    pub(super) fn next_due(&self, company: &Company) -> Option<Instant> {
+    pub(super) fn next_due(&self, filled: &Filled) -> Option<Instant> {
         let heads = self.lines.iter().filter_map(|(class, line)| {
             let first = line.values().take(LOOK_AHEAD).map(|waiting| waiting.due_at).min()?;
-            Some(first + company.wait_of(class, line.len()))
+            Some(first + filled.wait_of(class, line.len()))
         });
         heads.min()
     }
@@ -133,7 +134,7 @@ impl Queue {
         !self.again.is_empty()
     }
 
-    /// How many of its class stand before this place, of those that are due; not beyond `most`.
+    /// How many of its class stand before this place; not beyond `most`.
     pub(super) fn before(&self, class: &Class, place: &Place, most: usize) -> usize {
         self.lines.get(class).map_or(0, |line| line.range(..place).take(most).count())
     }
@@ -143,10 +144,10 @@ impl Queue {
         self.again.iter().position(|(_, batch)| batch.queries.contains(query))
     }
 
-    fn first_due(&self, lane: Lane, now: Instant, company: &Company) -> Option<(Place, Class)> {
+    fn first_due(&self, lane: Lane, now: Instant, filled: &Filled) -> Option<(Place, Class)> {
         let lines = self.lines.iter().filter(|(class, _)| class.lane == lane);
         let heads = lines.filter_map(|(class, line)| {
-            let wait = company.wait_of(class, line.len());
+            let wait = filled.wait_of(class, line.len());
             let mut near = line.iter().take(LOOK_AHEAD);
             let first = near.find(|(_, waiting)| waiting.due_at + wait <= now)?;
             Some((*first.0, *class))
@@ -156,16 +157,16 @@ impl Queue {
 }
 
 /// How requests are filled.
-pub(super) struct Company {
+pub(super) struct Filled {
     pub(super) most_queries: usize,
     /// How long first readings wait for others, unless they fill a request.
-    pub(super) wait: Duration,
+    pub(super) first_wait: Duration,
 }
 
-impl Company {
+impl Filled {
     fn wait_of(&self, class: &Class, waiting: usize) -> Duration {
         let is_full = waiting >= self.most_queries.min(class.company);
-        if class.lane == Lane::First && !is_full { self.wait } else { Duration::ZERO }
+        if class.lane == Lane::First && !is_full { self.first_wait } else { Duration::ZERO }
     }
 }
 

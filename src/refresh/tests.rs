@@ -69,7 +69,7 @@ impl Engine {
             running: Arc::default(),
             most_running: most_running.clone(),
         };
-        let (refresher, worker) = new(SINGLY, source);
+        let (refresher, worker) = seeded(SINGLY, source, 7);
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(worker.run(shutdown.clone()));

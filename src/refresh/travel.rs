@@ -32,7 +32,11 @@ impl Load {
         let queries = parts.as_ref().map_or(1, Vec::len);
         // Whether Datadog counts a part that is empty, nobody knows; a neighbour would be given
         // the values of another.
-        let is_clear = parts.is_some_and(|parts| parts.iter().all(|part| !part.trim().is_empty()));
+        let has_parts = |parts: &Vec<&str>| parts.iter().all(|part| !part.trim().is_empty());
+        // Nor whether it reads quotes as we do: then it must make no difference.
+        let without_quotes = query.text.replace(['"', '\'', '\\'], "");
+        let is_plain = grammar::split(&without_quotes).map(|parts| parts.len()) == Some(queries);
+        let is_clear = parts.as_ref().is_some_and(has_parts) && is_plain;
         Self { queries, bytes, may_share: is_clear && bytes <= MAX_BYTES }
     }
 
@@ -164,6 +168,9 @@ mod tests {
         check(&["b{*}", "a{*", "c{*}"], 35, 2);
         check(&["a{*},", "b{*}"], 35, 1);
         check(&[", a{*}", "b{*}"], 35, 1);
+        // Read without quotes, it would be two.
+        check(&["a{x:it's},b{x:it's}", "c{*}"], 35, 1);
+        check(&["top(a{*}, 5, 'mean', 'desc')", "c{*}"], 35, 2);
         let too_long = format!("a{{{}}}", "x".repeat(8_000));
         check(&[&*too_long, "b{*}"], 35, 1);
         check(&["b{*}", &*too_long, "c{*}"], 35, 2);

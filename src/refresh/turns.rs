@@ -18,6 +18,28 @@ use crate::{
 /// Who is first in each lane: the order, and the account.
 type Heads = [Option<(u64, Arc<Account>)>; 3];
 
+/// Whose turn it is among lanes.
+#[derive(Default)]
+pub(super) struct Turns {
+    /// What each has had.
+    had: [u64; 3],
+}
+
+impl Turns {
+    /// Of the lanes in which somebody waits, the one that had least; the others do not save up.
+    pub(super) fn next(&mut self, waits: impl Fn(usize) -> bool, is_short: bool) -> Option<usize> {
+        let next = (0..Lane::ALL.len()).filter(|at| waits(*at)).min_by_key(|at| self.had[*at])?;
+        let had = self.had[next];
+        for (at, other) in self.had.iter_mut().enumerate() {
+            if !waits(at) {
+                *other = had.max(*other);
+            }
+        }
+        self.had[next] += Lane::ALL[next].price(is_short);
+        Some(next)
+    }
+}
+
 impl Book {
     /// At most `room` requests that are to be sent now.
     pub(super) fn take_due(&mut self, now: Instant, room: usize) -> Vec<Batch> {
@@ -46,15 +68,16 @@ impl Book {
                 continue;
             }
             let id = self.organisations.of(&ledger.payer, now);
-            let company = self.organisations.company(id, self.config.batch_queries, now);
+            let filled = self.organisations.filled(id, self.config.batch_queries, now);
             // An account that fails is tried with what had answers, every other time at least.
-            let has_tried = |lane| ledger.queue.head(lane, now, &company).is_some();
-            let is_picky = ledger.health.is_picky() && has_tried(Lane::Refresh);
+            let waits = |lane| ledger.queue.head(lane, now, &filled).is_some();
+            let is_picky = ledger.health.is_picky() && waits(Lane::Refresh);
             for (at, lane) in Lane::ALL.into_iter().enumerate() {
-                if is_picky && lane != Lane::Refresh {
+                let is_busy = lane == Lane::Quarantine && ledger.quarantined.is_some();
+                if is_busy || (is_picky && lane != Lane::Refresh) {
                     continue;
                 }
-                let Some(order) = ledger.queue.head(lane, now, &company) else { continue };
+                let Some(order) = ledger.queue.head(lane, now, &filled) else { continue };
                 let head = &mut all.entry(id).or_default()[at];
                 if head.as_ref().is_none_or(|(first, _)| order < *first) {
                     *head = Some((order, account.clone()));
@@ -70,13 +93,16 @@ impl Book {
     fn take_of(&mut self, id: OrganisationId, heads: &Heads, now: Instant) -> Option<Batch> {
         let (lane, order, account) = {
             let has_head = |lane: usize| heads[lane].is_some();
-            let at = self.organisations.get_mut(id)?.turns.next(has_head)?;
+            let refresh = self.config.refresh;
+            let organisation = self.organisations.get_mut(id)?;
+            let is_short = organisation.round.intervals.1 > refresh;
+            let at = organisation.turns.next(has_head, is_short)?;
             let (order, account) = heads[at].clone()?;
             (Lane::ALL[at], order, account)
         };
-        let company = self.organisations.company(id, self.config.batch_queries, now);
+        let filled = self.organisations.filled(id, self.config.batch_queries, now);
         let ledger = self.ledgers.get_mut(&account)?;
-        let queries = match ledger.queue.take(lane, now, &company)? {
+        let queries = match ledger.queue.take(lane, now, &filled)? {
             // Some may have been withdrawn meanwhile.
             Taken::Again(mut batch) => {
                 batch.queries.retain(|query| {
@@ -95,6 +121,9 @@ impl Book {
         if !queries.is_empty() {
             let ledger = self.ledgers.get_mut(&account)?;
             ledger.in_flight += 1;
+            if lane == Lane::Quarantine {
+                ledger.quarantined = queries.first().cloned();
+            }
             self.organisations.send(&ledger.payer, now);
         }
         Some(Batch { account, queries })
@@ -128,8 +157,8 @@ impl Book {
                 continue;
             }
             let id = self.organisations.of(&ledger.payer, now);
-            let company = self.organisations.company(id, self.config.batch_queries, now);
-            let next_due = || ledger.queue.next_due(&company);
+            let filled = self.organisations.filled(id, self.config.batch_queries, now);
+            let next_due = || ledger.queue.next_due(&filled);
             let due_at = if ledger.queue.has_again() { Some(now) } else { next_due() };
             let Some(due_at) = due_at else { continue };
             let may_at = ledger.health.retry_at().map_or(due_at, |retry_at| due_at.max(retry_at));
@@ -171,9 +200,35 @@ impl Book {
             return None;
         }
         let budget = self.organisations.budget(id)?;
-        budget.has_one(now);
         let next_at = budget.next_at(ahead, now);
-        let (host, wait) = (demand.account.host(), next_at.saturating_duration_since(now));
-        Some((next_at, SourceError::Spent { host, wait }))
+        let host = demand.account.host();
+        let wait = next_at.saturating_duration_since(now);
+        let why = match budget.paused_until(now) {
+            Some(_) => SourceError::Throttled { host, limit: Some(budget.said(now)) },
+            None => SourceError::Spent { host, wait },
+        };
+        Some((next_at, why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_shared_out_and_nobody_saves_up() {
+        let mut turns = Turns::default();
+        let mut had = |waits: [bool; 3], is_short: bool, turns_there_are: usize| {
+            let mut had = [0; 3];
+            for _ in 0..turns_there_are {
+                had[turns.next(|at| waits[at], is_short).unwrap()] += 1;
+            }
+            had
+        };
+        assert_eq!(had([true, false, false], false, 100), [100, 0, 0]);
+        assert_eq!(had([true, true, false], false, 100), [50, 50, 0]);
+        assert_eq!(had([true, true, true], false, 90), [40, 40, 10]);
+        assert_eq!(had([true, true, false], true, 100), [80, 20, 0]);
+        assert!(Turns::default().next(|_| false, false).is_none());
     }
 }

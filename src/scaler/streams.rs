@@ -87,6 +87,8 @@ impl ActiveStream {
             let repeats = now >= self.repeat_at;
             if repeats {
                 self.repeat_at = now + jittered(REPEAT);
+                // The interest is told again, and who was refused for want of room may have it now.
+                self.follow();
             }
             if let Some(active) = self.active(now)
                 && (self.told != Some(active) || (active && repeats))

@@ -89,7 +89,9 @@ fn rejected(text: &str, account: &Account, headers: &HeaderMap) -> SourceError {
         return SourceError::Malformed { reason: quote(text, account) };
     }
     if any(&["rate limit", "too many requests"]) {
-        return SourceError::Throttled { host, limit: rate_limit(headers) };
+        // The headers are those of a sound reply, unless nothing is left.
+        let limit = rate_limit(headers).filter(|limit| limit.remaining == Some(0));
+        return SourceError::Throttled { host, limit };
     }
     if text.trim().is_empty() {
         return SourceError::Outage { host, what: "an error without a text".to_owned() };
