@@ -7,10 +7,10 @@ use axum::{
     Router,
     extract::State,
     http::{StatusCode, header::CONTENT_TYPE},
-    response::IntoResponse,
+    response::{IntoResponse as _, Response},
     routing::get,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -58,10 +58,17 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn metrics_page(State(admin): State<Admin>) -> impl IntoResponse {
+/// To count many demands takes milliseconds, which RPCs would wait on this thread.
+async fn metrics_page(State(admin): State<Admin>) -> Response {
     let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let standing = standing(admin.refresher.totals());
-    ([(CONTENT_TYPE, open_metrics)], admin.metrics.encode(&standing))
+    let counted = spawn_blocking(move || {
+        let standing = standing(admin.refresher.totals());
+        admin.metrics.encode(&standing)
+    });
+    match counted.await {
+        Ok(page) => ([(CONTENT_TYPE, open_metrics)], page).into_response(),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "counting failed\n").into_response(),
+    }
 }
 
 fn standing(totals: Totals) -> Standing {

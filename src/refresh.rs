@@ -214,3 +214,5 @@ mod book_tests;
 mod chaos_tests;
 #[cfg(test)]
 mod limit_tests;
+#[cfg(test)]
+mod tenant_tests;

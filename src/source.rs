@@ -54,7 +54,7 @@ pub enum SourceError {
          may read metrics (`timeseries_query`)"
     )]
     Refused { status: u16, host: String },
-    #[error("Datadog's rate limit is spent at {host}{}; read less often (`--refresh`), or ask Datadog for more", .limit.as_ref().map(RateLimit::describe).unwrap_or_default())]
+    #[error("Datadog's rate limit is spent at {host}{}; ask for fewer queries or windows (`age`), or ask Datadog for a higher limit", .limit.as_ref().map(RateLimit::describe).unwrap_or_default())]
     Throttled { host: String, limit: Option<RateLimit> },
     /// Comes and goes for sound queries: kedacore/keda#7246.
     #[error(
@@ -85,21 +85,26 @@ pub enum SourceError {
     NotUnderstood { host: String, what: String },
     /// Nothing was asked: our part of the rate limit is spent for now.
     #[error(
-        "the requests that the rate limit of {host} leaves for queries are spent; the next turn is \
-         in {} s; read less often (`--refresh`), or ask Datadog for more",
+        "our part of Datadog's rate limit at {host} is spent for now; the next turn of this query \
+         is in {} s; ask for fewer queries or windows (`age`), or ask Datadog for a higher limit",
         .wait.as_secs() + 1
     )]
     Spent { host: String, wait: Duration },
     /// Nothing was asked: beyond what the rate limit carries.
     #[error(
-        "Datadog's rate limit at {host} carries {capacity} queries of this namespace at a reading \
-         each {} s, and this one came later; use fewer, or ask Datadog for more",
+        "Datadog's rate limit at {host} is too low for this query: of this namespace, it carries \
+         {capacity} with a reading each {} s (`--max-round`), and others came first; ask for fewer \
+         queries or windows (`age`), or ask Datadog for a higher limit",
         .round.as_secs()
     )]
     Crowded { host: String, capacity: usize, round: Duration },
     /// Nothing was asked: there is no room for it.
-    #[error("the scaler knows {most} queries already, the most it may (`{flag}`)")]
-    Full { most: usize, flag: &'static str },
+    #[error(
+        "{} {most} queries already, the most it may (`{}`); ask for fewer, or raise that",
+        if *.of_namespace { "this namespace asks for" } else { "the scaler knows" },
+        if *.of_namespace { "--max-demands-per-namespace" } else { "--max-demands" }
+    )]
+    Full { most: usize, of_namespace: bool },
 }
 
 /// What `X-RateLimit-*` says: `limit` requests each `period`, of which `remaining` are left and

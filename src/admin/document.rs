@@ -12,6 +12,8 @@ use crate::{
 
 /// How many demands are told, unless it is said.
 const DEFAULT_LIMIT: usize = 1_000;
+/// How many at most; the queries may be long.
+const MAX_LIMIT: usize = 5_000;
 /// Most bytes of a query: Datadog takes about 7,000.
 const MAX_QUERY: usize = 8_000;
 
@@ -100,7 +102,7 @@ impl<'a> Document<'a> {
             .map(|status| Demand::of(status, payers.get(&*status.account).copied()))
             .collect();
         demands.sort_unstable_by(|one, other| one.place().cmp(&other.place()));
-        let told = demands.len().min(which.limit.unwrap_or(DEFAULT_LIMIT));
+        let told = demands.len().min(which.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT));
         let demands_left_out = demands.drain(told..).count();
         let organisations = snapshot.organisations.iter().map(Organisation::of).collect();
         Self { organisations, demands, demands_left_out }

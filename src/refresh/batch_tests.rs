@@ -6,7 +6,7 @@ use tokio::{task::JoinSet, time::sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    scripted::{ASKER, CONFIG, REFRESH, account, ample, demand_of, seconds},
+    scripted::{ASKER, CONFIG, REFRESH, account, ample, demand_of, outage, seconds},
     *,
 };
 use crate::{
@@ -233,29 +233,32 @@ async fn a_corrected_query_travels_with_the_others_again() {
     assert_eq!(engine.sizes(), [4]);
 }
 
+fn outages(_: u64, queries: &[&str]) -> (Duration, Vec<Result<Option<f64>, SourceError>>) {
+    (QUICK, vec![Err(outage()); queries.len()])
+}
+
+fn throttles(_: u64, queries: &[&str]) -> (Duration, Vec<Result<Option<f64>, SourceError>>) {
+    let error = SourceError::Throttled { host: "dd".into(), limit: None };
+    (QUICK, vec![Err(error); queries.len()])
+}
+
 #[tokio::test(start_paused = true)]
-async fn an_outage_is_not_divided() {
-    for failure in [
-        SourceError::Outage { host: "dd".into(), what: "503".into() },
-        SourceError::Throttled { host: "dd".into(), limit: None },
-    ] {
-        let script: Script = match failure {
-            SourceError::Throttled { .. } => |_, queries| {
-                let error = SourceError::Throttled { host: "dd".into(), limit: None };
-                (QUICK, vec![Err(error); queries.len()])
-            },
-            _ => |_, queries| {
-                let error = SourceError::Outage { host: "dd".into(), what: "503".into() };
-                (QUICK, vec![Err(error); queries.len()])
-            },
-        };
-        let engine = Engine::start(script, queries(20));
-        sleep(REFRESH * 3 + seconds(1)).await;
-        // The pauses grow.
-        let sizes = engine.sizes();
-        assert_eq!(sizes, vec![20; sizes.len()]);
-        assert!((2..=4).contains(&sizes.len()), "{sizes:?} {failure}");
-    }
+async fn a_spent_limit_is_not_divided() {
+    let engine = Engine::start(throttles, queries(20));
+    sleep(REFRESH * 10).await;
+    let sizes = engine.sizes();
+    assert_eq!(sizes, vec![20; sizes.len()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_tried_with_less_only_if_it_lasts() {
+    let engine = Engine::start(outages, queries(70));
+    sleep(REFRESH + seconds(1)).await;
+    assert_eq!(engine.sizes(), [35; 3]);
+    // One request at a time, and never twice at once.
+    sleep(Duration::from_mins(10)).await;
+    let sizes = engine.sizes();
+    assert!(sizes.len() < 30, "{sizes:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,6 +34,9 @@ const MAX_REPLACED: usize = 4;
 /// Most namespaces of a demand among which its cost is shared; more share it unseen.
 const MAX_ASKERS: usize = 16;
 
+/// Bits of a place among first readings; above them stand the failures.
+pub(super) const TURNS: u32 = 32;
+
 pub(super) struct Book {
     pub(super) config: Config,
     /// For jitter.
@@ -62,8 +65,8 @@ pub(super) struct Book {
 impl Book {
     /// `seed` is for jitter.
     pub(super) fn new(config: Config, seed: u64, now: Instant) -> Self {
-        let full = |most, flag| {
-            let failure = Some(SourceError::Full { most, flag });
+        let full = |most, of_namespace| {
+            let failure = Some(SourceError::Full { most, of_namespace });
             watch::Sender::new(Arc::new(Latest { failure, ..Latest::default() }))
         };
         Self {
@@ -77,11 +80,8 @@ impl Book {
             next_number: 0,
             first_clock: 0,
             replaced: VecDeque::new(),
-            full: full(config.max_demands, "--max-demands"),
-            full_of_namespace: full(
-                config.max_demands_per_namespace,
-                "--max-demands-per-namespace",
-            ),
+            full: full(config.max_demands, false),
+            full_of_namespace: full(config.max_demands_per_namespace, true),
             planned_at: None,
             is_changed: false,
             config,
@@ -164,8 +164,7 @@ impl Book {
             trips: 0,
             calm: 0,
             failures: 0,
-            is_slow: false,
-            is_malformed: false,
+            fault: None,
             is_solo: false,
             is_repeated: false,
             rejections: 0,
@@ -212,7 +211,8 @@ impl Book {
             let clock = self.first_clock;
             first.map_or(clock, |namespace| {
                 namespace.next_first = namespace.next_first.max(clock) + 1;
-                namespace.next_first
+                // What failed had its turn.
+                namespace.next_first | u64::from(entry.failures) << TURNS
             })
         } else {
             let is_awaited = is_awaited || entry.latest.receiver_count() > 0;
@@ -312,7 +312,7 @@ impl Book {
             // No verdict on the new keys yet: the readings stay, held from when they were due.
             entry.askers = askers;
             (entry.company, entry.rejections) = (usize::MAX, 0);
-            (entry.is_slow, entry.is_malformed, entry.failures) = (false, false, 0);
+            (entry.fault, entry.failures) = (None, 0);
             entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
             entry.trouble = Trouble::default();
             let is_asleep = matches!(entry.turn, Turn::Asleep(_));

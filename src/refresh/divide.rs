@@ -61,11 +61,8 @@ impl Book {
             // Datadog fails for some queries only, if it does so again and again.
             Some(SourceError::Outage { .. }) => {
                 let mut failures = 0;
-                self.each_of(batch, |entry| {
-                    entry.failures = entry.failures.saturating_add(1);
-                    failures = failures.max(entry.failures);
-                });
-                if failures > 1 {
+                self.each_of(batch, |entry| failures = failures.max(entry.failures));
+                if failures > 0 {
                     self.shrink(batch, started_at);
                 }
             }

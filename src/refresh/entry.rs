@@ -37,12 +37,10 @@ pub(super) struct Entry {
     pub(super) trips: u32,
     /// Answers since its company last changed.
     pub(super) calm: u32,
-    /// How often in a row the request that it travelled in failed.
+    /// How often in a row it had no answer.
     pub(super) failures: u32,
-    /// Whether it timed out alone.
-    pub(super) is_slow: bool,
-    /// Whether Datadog called it malformed, alone.
-    pub(super) is_malformed: bool,
+    /// What it is at fault in alone.
+    pub(super) fault: Option<Fault>,
     /// Whether it travels alone because the width of its buckets can be told only then.
     pub(super) is_solo: bool,
     /// Whether the request was repeated whole that could not be processed.
@@ -51,6 +49,14 @@ pub(super) struct Entry {
     pub(super) rejections: u32,
     /// Queries of the request that it last travelled in.
     pub(super) travelled_with: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It times out.
+    Slow,
+    /// Datadog calls it so.
+    Malformed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -89,8 +95,7 @@ pub(super) struct Namespace {
 impl Entry {
     pub(super) fn lane(&self) -> Lane {
         // 422 comes and goes for sound queries.
-        let is_rejected = self.is_malformed || self.rejections >= SOME;
-        if is_rejected || self.is_slow {
+        if self.fault.is_some() || self.rejections >= SOME {
             Lane::Quarantine
         } else if self.latest.borrow().readings.is_empty() {
             Lane::First

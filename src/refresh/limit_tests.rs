@@ -186,7 +186,7 @@ async fn who_cannot_be_served_in_time_is_told_at_once() {
     let late = demand_of(&account("dd", "key"), "avg:late{*}");
     let (answer, after) = engine.ask(&late, Asker { namespace: "late", ..ASKER }).await;
     let message = answer.unwrap_err();
-    assert!(message.contains("are spent; the next turn is in"), "{message}");
+    assert!(message.contains("is spent for now; the next turn"), "{message}");
     assert_eq!(after, Duration::ZERO);
 }
 
@@ -210,14 +210,15 @@ async fn there_is_room_for_so_many_demands_and_no_more() {
     let config = Config { max_demands: 7, max_demands_per_namespace: 5, ..CONFIG };
     let engine = Engine::start(config, 1_600, None);
     let full = |latest: &watch::Receiver<Arc<Latest>>| match &latest.borrow().failure {
-        Some(SourceError::Full { flag, .. }) => *flag,
+        Some(SourceError::Full { of_namespace: true, .. }) => "of the namespace",
+        Some(SourceError::Full { .. }) => "of all",
         _ => "",
     };
     let mut one = engine.follow("one", 6);
     assert_eq!(full(&one[4]), "");
-    assert_eq!(full(&one[5]), "--max-demands-per-namespace");
+    assert_eq!(full(&one[5]), "of the namespace");
     let two = engine.follow("two", 3);
-    assert_eq!((full(&two[1]), full(&two[2])), ("", "--max-demands"));
+    assert_eq!((full(&two[1]), full(&two[2])), ("", "of all"));
     // What is shared with others counts for each.
     let shared = engine.follow_one("two", "avg:one{n:0}");
     assert_eq!(full(&shared), "");

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     demand::{Account, Keys},
-    source::RateLimit,
+    source::{RateLimit, SourceError},
 };
 
 /// How often in a row a meter must fall by too little before it is no more taken for a part.
@@ -130,6 +130,29 @@ impl Organisations {
     ) -> Filled {
         let first_wait = self.budget(id).map_or(Duration::ZERO, |budget| budget.first_wait(now));
         Filled { most_queries, first_wait }
+    }
+
+    /// When a request of this account may be sent before which so many others are, and why not
+    /// before.
+    pub(super) fn postponed(
+        &mut self,
+        id: OrganisationId,
+        account: &Account,
+        ahead: usize,
+        now: Instant,
+    ) -> Option<(Instant, SourceError)> {
+        if !self.has_answered(id) {
+            // What the limit is will be known in a moment.
+            return None;
+        }
+        let budget = self.budget(id)?;
+        let next_at = budget.next_at(ahead, now);
+        let host = account.host();
+        let why = match budget.paused_until(now) {
+            Some(_) => SourceError::Throttled { host, limit: Some(budget.said(now)) },
+            None => SourceError::Spent { host, wait: next_at.saturating_duration_since(now) },
+        };
+        Some((next_at, why))
     }
 
     pub(super) fn has_answered(&self, id: OrganisationId) -> bool {

@@ -187,7 +187,10 @@ impl Book {
         (round.awake, round.quarantined, round.refused) =
             (admitted.len(), party.quarantined, refused);
         let told = Told {
-            is_long: is_known && longest >= refresh * WORTH_TELLING,
+            // Once it was told, it is over when nothing is left of it.
+            is_long: is_known
+                && (longest >= refresh * WORTH_TELLING
+                    || (round.told.is_long && longest > refresh)),
             some_refused: refused > 0,
         };
         let before = std::mem::replace(&mut round.told, told);

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     book::Book,
-    entry::{Entry, Turn},
+    entry::{Entry, Fault, Turn},
     health::Change,
     queue::Lane,
 };
@@ -119,11 +119,12 @@ impl Book {
         entry.is_repeated = false;
         entry.travelled_with = travelled_with;
         let is_alone = travelled_with == 1;
+        entry.failures = entry.failures.saturating_add(1);
         match &failure {
             None => {
                 let was_at_fault = entry.rejections > 0;
                 (entry.rejections, entry.failures) = (0, 0);
-                (entry.is_slow, entry.is_malformed) = (false, false);
+                entry.fault = None;
                 if was_at_fault {
                     entry.company = usize::MAX;
                 } else {
@@ -133,14 +134,15 @@ impl Book {
             // Alone it is at fault itself, if others have answers.
             Some(error @ (SourceError::Malformed { .. } | SourceError::Unprocessable)) => {
                 entry.company = 1;
-                entry.is_malformed = matches!(error, SourceError::Malformed { .. });
+                let is_malformed = matches!(error, SourceError::Malformed { .. });
+                entry.fault = is_malformed.then_some(Fault::Malformed);
                 let grows = health.has_answers(now, refresh);
                 entry.rejections = if grows { entry.rejections.saturating_add(1) } else { 1 };
             }
             Some(SourceError::NotUnderstood { .. } | SourceError::TooLarge { .. }) => {
                 entry.company = 1;
             }
-            Some(SourceError::TimedOut { .. }) => entry.is_slow |= is_alone,
+            Some(SourceError::TimedOut { .. }) if is_alone => entry.fault = Some(Fault::Slow),
             Some(_) => {}
         }
         let interval = entry.interval;

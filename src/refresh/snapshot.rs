@@ -1,6 +1,10 @@
 //! What the engine knows at an instant, for whoever looks after it: the status page, the metrics.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -15,6 +19,9 @@ use crate::{
     demand::{Account, Demand, Query},
     source::SourceError,
 };
+
+/// What waits for less is not worth a word.
+const MOMENT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -127,7 +134,20 @@ impl Totals {
 impl Book {
     pub(super) fn snapshot(&mut self, now: Instant) -> Snapshot {
         let organisations = self.organisation_statuses(now);
-        let demands = self.entries.iter().map(|(demand, entry)| entry.status(demand, now));
+        let postponed = self.postponed_accounts(now);
+        let demands = self.entries.iter().map(|(demand, entry)| {
+            let status = entry.status(demand, now);
+            let is_overdue = status.next_in == Some(Duration::ZERO) && status.failure.is_none();
+            match postponed.get(&demand.account).filter(|_| is_overdue) {
+                Some((until, why)) => DemandStatus {
+                    is_held: status.age.is_some(),
+                    failure: Some(why.clone()),
+                    next_in: Some(*until - now),
+                    ..status
+                },
+                None => status,
+            }
+        });
         Snapshot { organisations, demands: demands.collect() }
     }
 
@@ -145,6 +165,24 @@ impl Book {
             }
         }
         totals
+    }
+
+    /// Of which accounts nothing is sent just now, until when, and why.
+    fn postponed_accounts(
+        &mut self,
+        now: Instant,
+    ) -> HashMap<Arc<Account>, (Instant, SourceError)> {
+        let mut all = HashMap::new();
+        for (account, ledger) in &self.ledgers {
+            let id = self.organisations.of(&ledger.payer, now);
+            let of_account = ledger.health.postponed(now);
+            let postponed =
+                of_account.or_else(|| self.organisations.postponed(id, account, 0, now));
+            if let Some((until, why)) = postponed.filter(|(until, _)| *until > now + MOMENT) {
+                all.insert(account.clone(), (until, why));
+            }
+        }
+        all
     }
 
     fn organisation_statuses(&mut self, now: Instant) -> Vec<OrganisationStatus> {

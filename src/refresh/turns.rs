@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    book::Book,
+    book::{Book, TURNS},
     entry::Turn,
     organisations::OrganisationId,
     queue::{Lane, Taken},
@@ -113,7 +113,7 @@ impl Book {
             }
             Taken::New(queries) => {
                 if lane == Lane::First {
-                    self.first_clock = self.first_clock.max(order);
+                    self.first_clock = self.first_clock.max(order & ((1 << TURNS) - 1));
                 }
                 self.wanted(&account, queries, now)
             }
@@ -195,19 +195,7 @@ impl Book {
             return Some((retry_at, failure));
         }
         let id = self.organisations.of(&ledger.payer, now);
-        if !self.organisations.has_answered(id) {
-            // What the limit is will be known in a moment.
-            return None;
-        }
-        let budget = self.organisations.budget(id)?;
-        let next_at = budget.next_at(ahead, now);
-        let host = demand.account.host();
-        let wait = next_at.saturating_duration_since(now);
-        let why = match budget.paused_until(now) {
-            Some(_) => SourceError::Throttled { host, limit: Some(budget.said(now)) },
-            None => SourceError::Spent { host, wait },
-        };
-        Some((next_at, why))
+        self.organisations.postponed(id, &demand.account, ahead, now)
     }
 }
 

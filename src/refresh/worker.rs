@@ -96,15 +96,27 @@ fn tell(change: Change) {
             tracing::info!(host = account.host(), "Datadog answers again");
         }
         Change::Stretched { host, interval, refused } => {
-            tracing::warn!(
-                host,
-                interval_seconds = interval.as_secs_f64(),
-                refused,
-                "Datadog's rate limit does not carry a reading of each query each `--refresh`"
-            );
+            let interval_seconds = interval.as_secs();
+            if refused > 0 {
+                tracing::warn!(
+                    host,
+                    interval_seconds,
+                    refused,
+                    "Datadog's rate limit does not carry all queries; the newest are refused, see /api/status"
+                );
+            } else {
+                tracing::warn!(
+                    host,
+                    interval_seconds,
+                    "Datadog's rate limit does not carry a reading of each query each `--refresh`; they are taken less often"
+                );
+            }
         }
         Change::Relaxed { host } => {
-            tracing::info!(host, "Datadog's rate limit carries all queries again");
+            tracing::info!(
+                host,
+                "Datadog's rate limit carries a reading of each query each `--refresh` again"
+            );
         }
         Change::QueryFails(demand, error) => {
             let query = shorten(&demand.query.text, MAX_QUERY);

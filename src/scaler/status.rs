@@ -296,7 +296,7 @@ mod tests {
                 capacity: 58,
                 round: Duration::from_mins(4),
             }),
-            source(SourceError::Full { most: 20_000, flag: "--max-demands" }),
+            source(SourceError::Full { most: 20_000, of_namespace: false }),
             Failure::TimedOut { host: host(), patience: Duration::from_millis(2_500) },
             Failure::Withdrawn,
         ];
@@ -315,7 +315,7 @@ mod tests {
         INVALID_ARGUMENT: the sum of its series is not a finite number; scale the query down
         INVALID_ARGUMENT: Datadog rejects the query: no such function
         FAILED_PRECONDITION: Datadog refuses the keys (403) at api.datadoghq.eu; check that they belong to this site and may read metrics (`timeseries_query`)
-        RESOURCE_EXHAUSTED: Datadog's rate limit is spent at api.datadoghq.eu: 1600 requests each 3600 s; it resets in 84 s; read less often (`--refresh`), or ask Datadog for more
+        RESOURCE_EXHAUSTED: Datadog's rate limit is spent at api.datadoghq.eu: 1600 requests each 3600 s; it resets in 84 s; ask for fewer queries or windows (`age`), or ask Datadog for a higher limit
         UNAVAILABLE: Datadog cannot process the query at the moment (422); that passes, and `metricUnavailableValue` would bridge it
         UNAVAILABLE: Datadog fails at api.datadoghq.eu (502); nothing is wrong with the query
         UNAVAILABLE: api.datadoghq.eu cannot be reached: Connection refused
@@ -324,9 +324,9 @@ mod tests {
         FAILED_PRECONDITION: this machine's clock and that of api.datadoghq.eu are 600 s apart, so that queries look at the wrong time; set it right
         INVALID_ARGUMENT: the answer has 6000 series; group by fewer tags, or ask for a shorter `age`
         INTERNAL: the answer from api.datadoghq.eu is not understood: it has no `status`
-        RESOURCE_EXHAUSTED: the requests that the rate limit of api.datadoghq.eu leaves for queries are spent; the next turn is in 84 s; read less often (`--refresh`), or ask Datadog for more
-        RESOURCE_EXHAUSTED: Datadog's rate limit at api.datadoghq.eu carries 58 queries of this namespace at a reading each 240 s, and this one came later; use fewer, or ask Datadog for more
-        RESOURCE_EXHAUSTED: the scaler knows 20000 queries already, the most it may (`--max-demands`)
+        RESOURCE_EXHAUSTED: our part of Datadog's rate limit at api.datadoghq.eu is spent for now; the next turn of this query is in 84 s; ask for fewer queries or windows (`age`), or ask Datadog for a higher limit
+        RESOURCE_EXHAUSTED: Datadog's rate limit at api.datadoghq.eu is too low for this query: of this namespace, it carries 58 with a reading each 240 s (`--max-round`), and others came first; ask for fewer queries or windows (`age`), or ask Datadog for a higher limit
+        RESOURCE_EXHAUSTED: the scaler knows 20000 queries already, the most it may (`--max-demands`); ask for fewer, or raise that
         DEADLINE_EXCEEDED: no reading from api.datadoghq.eu within 2.5s; it is still being fetched
         UNAVAILABLE: the credentials changed while the query was read; ask again
         "#);

@@ -234,8 +234,8 @@ mod tests {
         check(
             200,
             &body("Rate limit reached"),
-            "Datadog's rate limit is spent at api.datadoghq.eu; read less often \
-             (`--refresh`), or ask Datadog for more",
+            "Datadog's rate limit is spent at api.datadoghq.eu; ask for fewer queries \
+             or windows (`age`), or ask Datadog for a higher limit",
         );
     }
 
@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "Datadog's rate limit is spent at api.datadoghq.eu: 1600 requests each 3600 s; \
-             it resets in 85 s; read less often (`--refresh`), or ask Datadog for more"
+             it resets in 85 s; ask for fewer queries or windows (`age`), or ask Datadog for a higher limit"
         );
     }
 

@@ -310,8 +310,8 @@ async fn who_is_throttled_does_not_compare_on() {
     2 queries in one request, 2026-11-22 11:57:30 to 11:59:00 UTC (90 s)
         equal  avg:a{*}
        failed  avg:b{*}
-                 alone: Datadog's rate limit is spent at api.datadoghq.eu; read less
-                 often (`--refresh`), or ask Datadog for more
+                 alone: Datadog's rate limit is spent at api.datadoghq.eu; ask for
+                 fewer queries or windows (`age`), or ask Datadog for a higher limit
 
     stopped, since no other request would be answered
 
