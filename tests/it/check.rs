@@ -380,8 +380,8 @@ async fn no_value_is_wrong_under_any_fault() {
     401         FAILED_PRECONDITION: Datadog refuses the keys (401) at HERE; check that they belong to this site and may read metrics (`timeseries_query`)
     403         FAILED_PRECONDITION: Datadog refuses the keys (403) at HERE; check that they belong to this site and may read metrics (`timeseries_query`)
     422         UNAVAILABLE: Datadog cannot process the query at the moment (422); that passes, and `metricUnavailableValue` would bridge it
-    429         RESOURCE_EXHAUSTED: Datadog's rate limit is spent at HERE: 1600 requests each 3600 s; it resets in … s; read less often (`--refresh`), or ask Datadog for more
-    429-bare    RESOURCE_EXHAUSTED: Datadog's rate limit is spent at HERE; read less often (`--refresh`), or ask Datadog for more
+    429         RESOURCE_EXHAUSTED: Datadog's rate limit is spent at HERE: 1600 requests each 3600 s; it resets in … s; ask for fewer queries or windows (`age`), or ask Datadog for a higher limit
+    429-bare    RESOURCE_EXHAUSTED: Datadog's rate limit is spent at HERE; ask for fewer queries or windows (`age`), or ask Datadog for a higher limit
     500         UNAVAILABLE: Datadog fails at HERE (500); nothing is wrong with the query
     502         UNAVAILABLE: Datadog fails at HERE (502); nothing is wrong with the query
     504         UNAVAILABLE: Datadog fails at HERE (504); nothing is wrong with the query

@@ -130,12 +130,12 @@ async fn a_spent_rate_limit_says_when_it_ends() {
         "http_429_json",
         code,
         "Datadog's rate limit is spent at HOST: 1600 requests each 3600 s; it resets in 512 s; \
-         read less often (`--refresh`), or ask Datadog for more",
+         ask for fewer queries or windows (`age`), or ask Datadog for a higher limit",
     )
     .await;
     for reply in ["http_429_html", "http_429_empty", "http_429_old_text"] {
-        let message = "Datadog's rate limit is spent at HOST; read less often \
-                       (`--refresh`), or ask Datadog for more";
+        let message = "Datadog's rate limit is spent at HOST; ask for fewer queries \
+                       or windows (`age`), or ask Datadog for a higher limit";
         check_error(reply, code, message).await;
     }
 }

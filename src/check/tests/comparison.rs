@@ -327,9 +327,9 @@ async fn who_is_throttled_does_not_compare_on() {
       windows end 60 s earlier than they would, since newer points still change
 
     2 queries in one request of 90 s
-      it failed as a whole: Datadog's rate limit is spent at api.datadoghq.eu; read
-      less often (`--refresh`), or ask Datadog for more; the server would hold what
-      it has, and ask again
+      it failed as a whole: Datadog's rate limit is spent at api.datadoghq.eu; ask
+      for fewer queries or windows (`age`), or ask Datadog for a higher limit; the
+      server would hold what it has, and ask again
 
     stopped, since no other request would be answered
 
