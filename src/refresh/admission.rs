@@ -31,6 +31,7 @@ pub(super) struct Member {
     pub(super) weight: f64,
     pub(super) interval: Duration,
     pub(super) is_refused: bool,
+    pub(super) is_unread: bool,
 }
 
 impl Party {

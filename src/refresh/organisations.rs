@@ -54,9 +54,19 @@ pub(super) struct Round {
     /// The shortest and the longest.
     pub(super) intervals: (Duration, Duration),
     pub(super) awake: usize,
+    /// Of them, those that have never been read.
+    pub(super) unread: usize,
     pub(super) quarantined: usize,
     pub(super) refused: usize,
     pub(super) told: Told,
+}
+
+impl Round {
+    /// Whether first readings are to take less than half: there is not enough for all, and most have
+    /// been read, so that it is not a start.
+    pub(super) fn is_short(&self, refresh: Duration) -> bool {
+        self.intervals.1 > refresh && 4 * self.unread < self.awake
+    }
 }
 
 /// What the log has been told of a plan.

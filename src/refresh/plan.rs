@@ -110,6 +110,7 @@ impl Book {
                 weight,
                 interval: entry.interval,
                 is_refused: entry.turn == Turn::Refused,
+                is_unread: entry.lane() == Lane::First,
             });
         }
         for demand in &idle {
@@ -186,6 +187,7 @@ impl Book {
         round.intervals = (shortest, longest);
         (round.awake, round.quarantined, round.refused) =
             (admitted.len(), party.quarantined, refused);
+        round.unread = admitted.iter().filter(|(member, _)| member.is_unread).count();
         let told = Told {
             // Once it was told, it is over when nothing is left of it.
             is_long: is_known

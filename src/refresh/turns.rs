@@ -95,7 +95,7 @@ impl Book {
             let has_head = |lane: usize| heads[lane].is_some();
             let refresh = self.config.refresh;
             let organisation = self.organisations.get_mut(id)?;
-            let is_short = organisation.round.intervals.1 > refresh;
+            let is_short = organisation.round.is_short(refresh);
             let at = organisation.turns.next(has_head, is_short)?;
             let (order, account) = heads[at].clone()?;
             (Lane::ALL[at], order, account)
