@@ -365,7 +365,9 @@ impl Chaos {
             }
             let age = latest.readings.first().map(|reading| now - reading.taken_at);
             let longest = latest.interval + 2 * CONFIG.max_round;
-            assert!(age.is_some_and(|age| age <= longest), "{demand:?} starves: {age:?}");
+            let (turn, fault, failures) = (entry.turn, entry.fault, entry.failures);
+            let state = format!("{turn:?}, {fault:?}, {failures} failures, {:?}", entry.company);
+            assert!(age.is_some_and(|age| age <= longest), "{demand:?} starves: {age:?}; {state}");
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use super::{book::Book, entry::Entry, travel::divided};
+use super::{book::Book, entry::Entry, queue::Lane, travel::divided};
 use crate::{
     demand::{Demand, Query},
     source::{Answer, Batch, SourceError},
@@ -113,7 +113,7 @@ impl Book {
         let Some(ledger) = self.ledgers.get(&batch.account) else { return };
         let others_answer = ledger.health.has_answered_since(started_at);
         let is_tried = self.entries.iter().any(|(demand, entry)| {
-            let is_small = entry.company != usize::MAX && entry.rejections == 0;
+            let is_small = entry.company != usize::MAX && entry.lane() != Lane::Quarantine;
             is_small && demand.account == batch.account && !batch.queries.contains(&demand.query)
         });
         self.each_of(batch, |entry| {

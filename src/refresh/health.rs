@@ -167,11 +167,6 @@ impl Health {
         self.outage.as_ref().map(|outage| outage.retry_at)
     }
 
-    /// Whether the next try is to be one that is likely to succeed.
-    pub(super) fn is_picky(&self) -> bool {
-        self.outage.as_ref().is_some_and(|outage| outage.tries % 2 == 1)
-    }
-
     /// Until when nobody tries, and why.
     pub(super) fn postponed(&self, now: Instant) -> Option<(Instant, SourceError)> {
         let outage = self.outage.as_ref()?;

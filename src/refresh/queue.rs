@@ -90,6 +90,18 @@ impl Queue {
         self.first_due(lane, now, filled).map(|(place, _)| place.order)
     }
 
+    /// The lane of whoever has been due for the longest time.
+    pub(super) fn longest_waiting(&self, now: Instant) -> Option<Lane> {
+        if let Some((lane, _)) = self.again.front() {
+            return Some(*lane);
+        }
+        let heads = self.lines.iter().filter_map(|(class, line)| {
+            let due = line.values().take(LOOK_AHEAD).map(|waiting| waiting.due_at);
+            Some((due.filter(|due_at| *due_at <= now).min()?, class.lane))
+        });
+        heads.min_by_key(|(due_at, _)| *due_at).map(|(_, lane)| lane)
+    }
+
     /// The next request of this lane. Its queries have left the queue.
     pub(super) fn take(&mut self, lane: Lane, now: Instant, filled: &Filled) -> Option<Taken> {
         let most_queries = filled.most_queries;

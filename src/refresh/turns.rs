@@ -69,12 +69,12 @@ impl Book {
             }
             let id = self.organisations.of(&ledger.payer, now);
             let filled = self.organisations.filled(id, self.config.batch_queries, now);
-            // An account that fails is tried with what had answers, every other time at least.
-            let waits = |lane| ledger.queue.head(lane, now, &filled).is_some();
-            let is_picky = ledger.health.is_picky() && waits(Lane::Refresh);
+            // An account that fails is tried with what has waited longest.
+            let is_failing = ledger.health.retry_at().is_some();
+            let only = if is_failing { ledger.queue.longest_waiting(now) } else { None };
             for (at, lane) in Lane::ALL.into_iter().enumerate() {
                 let is_busy = lane == Lane::Quarantine && ledger.quarantined.is_some();
-                if is_busy || (is_picky && lane != Lane::Refresh) {
+                if is_busy || only.is_some_and(|only| only != lane) {
                     continue;
                 }
                 let Some(order) = ledger.queue.head(lane, now, &filled) else { continue };
