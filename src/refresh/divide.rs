@@ -1,6 +1,8 @@
 //! A request fails for all of its queries at once, though one may be at fault. What of its outcomes
 //! can be believed, and what is to be asked again in parts. Pure.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{book::Book, entry::Entry, queue::Lane, travel::divided};
@@ -11,6 +13,9 @@ use crate::{
 
 /// More queries than this, and than half of a batch, do not lose their data at once by themselves.
 const MAX_MISSING: usize = 3;
+/// Answers before a request timed out show that not all do: when there are few requests, there may be
+/// none meanwhile.
+const LATELY: Duration = Duration::from_mins(1);
 
 type Outcome = Result<Answer, SourceError>;
 
@@ -111,7 +116,8 @@ impl Book {
     fn shrink(&mut self, batch: &Batch, started_at: Instant) {
         let size = batch.queries.len();
         let Some(ledger) = self.ledgers.get(&batch.account) else { return };
-        let others_answer = ledger.health.has_answered_since(started_at);
+        let since = started_at.checked_sub(LATELY).unwrap_or(started_at);
+        let others_answer = ledger.health.has_answered_since(since);
         let is_tried = self.entries.iter().any(|(demand, entry)| {
             let is_small = entry.company != usize::MAX && entry.lane() != Lane::Quarantine;
             is_small && demand.account == batch.account && !batch.queries.contains(&demand.query)
