@@ -113,7 +113,12 @@ pub(crate) fn hard_cases() -> Vec<Load> {
     let of_keys = |api_keys| Organisation { api_keys, ..organisation(DATADOGS_LIMIT) };
     let half = 800;
     vec![
-        Load { organisations: with_headers(Headers::Missing), ..load("no headers", 1_000) },
+        Load {
+            organisations: with_headers(Headers::Missing),
+            // 300 an hour do not carry them.
+            goals: |f| vec![f.none_throttled(), f.fresh_enough(), f.steady()],
+            ..load("no headers", 1_000)
+        },
         Load {
             organisations: with_headers(Headers::Late(Duration::from_mins(1))),
             ..load("`Remaining` is 60 s late", 1_000)
@@ -341,9 +346,10 @@ impl Figures {
         Goal::new("all served", is_met)
     }
 
-    /// Who is served stays so.
+    /// Who is served stays so, but for those on the edge when the period ends.
     fn steady(&self) -> Goal {
-        Goal::new("some served, none flapping", self.served > 0 && self.flapping == 0)
+        let is_met = self.served > 0 && self.flapping * 100 <= self.served;
+        Goal::new("some served, 1 % of them flapping at most", is_met)
     }
 
     fn row(&self, name: &str, limit: u64, goals: &[Goal]) -> Row {
