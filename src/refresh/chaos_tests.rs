@@ -41,6 +41,11 @@ struct Organisation {
     faults: Vec<(std::ops::Range<u64>, Fault)>,
     /// Of each period.
     ours: BTreeMap<u64, u64>,
+    /// Accounts of which no reply has told the limit: each has 300 an hour of its own.
+    untold: Vec<Arc<Account>>,
+    told: Vec<Arc<Account>>,
+    /// When there last was one, in seconds.
+    untold_at: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -90,6 +95,22 @@ impl Organisation {
             keys: if has_headers { random.usize(1..4) } else { 1 },
             faults: if is_sound { Vec::new() } else { faults },
             ours: BTreeMap::new(),
+            untold: Vec::new(),
+            told: Vec::new(),
+            untold_at: None,
+        }
+    }
+
+    fn note(&mut self, account: &Arc<Account>, is_told: bool, at: u64) {
+        let is_known = !self.has_headers || self.told.contains(account);
+        if !is_known && is_told {
+            self.untold.retain(|untold| untold != account);
+            self.told.push(account.clone());
+        } else if !is_known && !self.untold.contains(account) {
+            self.untold.push(account.clone());
+        }
+        if !self.untold.is_empty() {
+            self.untold_at = Some(at);
         }
     }
 
@@ -320,6 +341,7 @@ impl Chaos {
         });
         let outcomes: Vec<_> = outcomes.collect();
         let said = if is_slow { None } else { said };
+        self.organisations[one].note(&batch.account, said.is_some(), at);
         if self.log.len() < 2_000 {
             let failed = failure.as_ref().map(SourceError::outcome);
             self.log.push(format!("{at} s: {} of {host}, {failed:?}", batch.queries.len()));
@@ -342,8 +364,11 @@ impl Chaos {
             .faults
             .iter()
             .any(|(when, fault)| when.start <= at && matches!(fault, Fault::Hang | Fault::Jumps));
+        let is_untold = organisation.untold_at.is_some_and(|last| at < last + organisation.period);
+        let is_blind = is_blind || is_untold;
+        let of_untold = if is_untold { organisation.keys as u64 * 55 } else { 0 };
         let part = if is_blind { 10 } else { 20 };
-        let unseen = (organisation.limit / part).max(4);
+        let unseen = (organisation.limit / part).max(4) + of_untold;
         let may_be = may_be + unseen + SLACK * organisation.keys as u64;
         let (limit, period) = (organisation.limit, organisation.period);
         assert!(!is_overdrawn || is_blind, "a 429: {ours} of {limit}, {of_others} of others");
