@@ -29,30 +29,41 @@ const MAX_ORGANISATIONS: usize = 50;
 struct Admin {
     metrics: Arc<Metrics>,
     refresher: Refresher,
-    /// Not ready any more once it fires.
-    leaving: CancellationToken,
+    phases: Phases,
 }
 
-/// Serves until `stop`, and is not ready from `leaving` on. `/livez` does not depend on Datadog: a
+/// When the server is ready.
+#[derive(Clone)]
+pub struct Phases {
+    /// From when this fires,
+    pub started: CancellationToken,
+    /// until this does.
+    pub leaving: CancellationToken,
+}
+
+/// Serves until `stop`. `/livez` does not depend on Datadog: a
 /// restart would not mend it, and lose what is held.
 pub fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
     refresher: Refresher,
-    leaving: CancellationToken,
+    phases: Phases,
     stop: CancellationToken,
 ) -> impl Future<Output = io::Result<()>> {
     let router = Router::new()
         .route("/livez", get("ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_page))
-        .with_state(Admin { metrics, refresher, leaving });
+        .with_state(Admin { metrics, refresher, phases });
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).into_future()
 }
 
 async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    if admin.leaving.is_cancelled() {
+    let Phases { started, leaving } = &admin.phases;
+    if leaving.is_cancelled() {
         (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
+    } else if !started.is_cancelled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "starting: KEDA's objects are being listed\n")
     } else {
         (StatusCode::OK, "ok\n")
     }

@@ -12,10 +12,13 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
 use crate::{
-    credentials::{self, Given, Origin},
-    http, refresh,
+    credentials::{self, Given, Origin, Pattern},
+    http,
+    kubernetes::{self, Access},
+    refresh,
     sandbox::{self, Breakage, Fault},
     scaler, serve,
+    trigger::boolean,
 };
 
 mod check;
@@ -23,7 +26,8 @@ mod values;
 
 pub use check::Check;
 use values::{
-    a_second_or_more, address, at_least_one, base_url, duration, loopback, positive, share,
+    a_second_or_more, address, at_least_one, base_url, duration, loopback, namespace, positive,
+    share,
 };
 
 /// A KEDA external scaler for Datadog: any number of triggers from few requests
@@ -55,6 +59,9 @@ Environment:
   DD_SITE      the site of these keys [default: datadoghq.com]
   HTTPS_PROXY, HTTP_PROXY, NO_PROXY
                the proxy to reach Datadog through
+  KEDA_CLUSTER_OBJECT_NAMESPACE, KEDA_RESTRICT_SECRET_ACCESS
+               as KEDA's operator has them: another name of `--keda-namespace`,
+               and whether Secrets are read in that namespace only
   RUST_LOG     which logs to write [default: info]";
 
 fn sandbox_help() -> String {
@@ -79,6 +86,9 @@ pub struct Serve {
 
     #[command(flatten)]
     reach: Reach,
+
+    #[command(flatten)]
+    tenants: Tenants,
 
     /// How long everything is served on after SIGTERM, not ready [default: 5s, 0s on a terminal]
     #[arg(long, env = "SCALER_DRAIN_DELAY", value_name = "DURATION", value_parser = duration)]
@@ -110,6 +120,45 @@ pub struct Reach {
     /// How long one request to Datadog may take
     #[arg(long, env = "SCALER_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = positive)]
     request_timeout: Duration,
+}
+
+/// Whose triggers there are, and which keys they may use.
+#[derive(Debug, Args)]
+struct Tenants {
+    /// Whether to verify requests and resolve `authenticationRef`s through Kubernetes; `auto` is on
+    /// in a pod with a service account, and off elsewhere; `on` uses a kubeconfig elsewhere
+    #[arg(long, env = "SCALER_KUBERNETES", value_name = "WHEN", default_value = "auto")]
+    kubernetes: When,
+
+    /// Namespaces whose ScaledObjects are served, separated by commas [default: all]
+    #[arg(long, env = "SCALER_NAMESPACES", value_name = "NAMES", value_delimiter = ',', value_parser = namespace)]
+    namespaces: Vec<String>,
+
+    /// Where a ClusterTriggerAuthentication's Secrets are [default: keda]
+    #[arg(long, env = "SCALER_KEDA_NAMESPACE", value_name = "NAME", value_parser = namespace)]
+    keda_namespace: Option<String>,
+
+    /// Namespaces whose triggers may use the server's own account, separated by commas; `*` stands
+    /// for any characters [default: none with Kubernetes, all without]
+    #[arg(
+        long,
+        env = "SCALER_OWN_ACCOUNT_NAMESPACES",
+        value_name = "PATTERNS",
+        value_delimiter = ','
+    )]
+    own_account_namespaces: Option<Vec<Pattern>>,
+
+    /// Sites beside Datadog's own that a TriggerAuthentication may send its keys to, separated by
+    /// commas; `*` stands for any characters
+    #[arg(long, env = "SCALER_ALLOW_SITE", value_name = "PATTERNS", value_delimiter = ',')]
+    allow_site: Vec<Pattern>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum When {
+    Auto,
+    On,
+    Off,
 }
 
 /// What `serve` and `sandbox` have in common.
@@ -216,10 +265,12 @@ pub struct Sandbox {
     log: Log,
 }
 
-/// What the environment says that is no flag: Datadog's own names.
+/// What the environment says that is no flag: Datadog's own names, and KEDA's.
 pub struct Environment {
     given: Given,
     datadog_host: Option<String>,
+    keda_namespace: Option<String>,
+    restricts_secrets: bool,
 }
 
 /// Something on the command line or in the environment that cannot work: exit code 2.
@@ -241,7 +292,15 @@ impl Environment {
             app_key: text("DD_APP_KEY").map(Into::into),
             site: text("DD_SITE"),
         };
-        Self { given, datadog_host: text("DATADOG_HOST").filter(|host| !host.trim().is_empty()) }
+        let given_text = |name| text(name).filter(|value| !value.trim().is_empty());
+        let restricts = given_text("KEDA_RESTRICT_SECRET_ACCESS");
+        Self {
+            given,
+            datadog_host: given_text("DATADOG_HOST"),
+            keda_namespace: given_text("KEDA_CLUSTER_OBJECT_NAMESPACE"),
+            // As KEDA's operator: `strconv.ParseBool`, and no word is no.
+            restricts_secrets: restricts.and_then(|text| boolean(text.trim())).unwrap_or(false),
+        }
     }
 }
 
@@ -249,8 +308,13 @@ impl Serve {
     pub fn config(&self, environment: Environment) -> Result<serve::Config, UsageError> {
         let on_terminal = std::io::stderr().is_terminal();
         let default_delay = if on_terminal { Duration::ZERO } else { Duration::from_secs(5) };
+        let kubernetes = self.tenants.kubernetes();
+        let rules = self.tenants.rules(&environment, kubernetes.is_some(), self.engine.rules.hold);
+        let credentials = self.reach.credentials(environment)?;
+        let is_optional = kubernetes.is_some();
         Ok(serve::Config {
-            credentials: self.reach.credentials(environment)?,
+            credentials: credentials::Config { rules, is_optional, ..credentials },
+            kubernetes,
             http: self.reach.http(),
             refresh: self.engine.refresh_config(),
             scaler: self.engine.scaler_config(),
@@ -312,7 +376,8 @@ impl Reach {
             Some(directory) => Origin::Directory(directory.clone()),
             None => Origin::Given(environment.given),
         };
-        Ok(credentials::Config { origin, base_url })
+        let rules = credentials::Rules::default();
+        Ok(credentials::Config { origin, base_url, rules, is_optional: false })
     }
 
     fn http(&self) -> http::Config {
@@ -320,6 +385,41 @@ impl Reach {
             request_timeout: self.request_timeout,
             ca_file: self.ca_file.clone(),
             proxy_from_environment: true,
+        }
+    }
+}
+
+impl Tenants {
+    fn kubernetes(&self) -> Option<kubernetes::Config> {
+        let is_in_pod = kubernetes::is_in_pod();
+        let access = match self.kubernetes {
+            When::Off => return None,
+            When::Auto if !is_in_pod => return None,
+            When::Auto | When::On if is_in_pod => Access::Pod,
+            When::Auto | When::On => Access::Kubeconfig { context: None },
+        };
+        let namespaces = self.namespaces.iter().map(|name| (&**name).into()).collect();
+        Some(kubernetes::Config { access, namespaces })
+    }
+
+    fn rules(
+        &self,
+        environment: &Environment,
+        has_kubernetes: bool,
+        hold: Duration,
+    ) -> credentials::Rules {
+        let defaults = credentials::Rules::default();
+        let own_namespaces = self
+            .own_account_namespaces
+            .clone()
+            .unwrap_or_else(|| if has_kubernetes { Vec::new() } else { defaults.own_namespaces });
+        let keda_namespace = self.keda_namespace.as_ref().or(environment.keda_namespace.as_ref());
+        credentials::Rules {
+            own_namespaces,
+            sites: self.allow_site.clone(),
+            keda_namespace: keda_namespace.map_or(defaults.keda_namespace, |it| it.trim().into()),
+            restricts_secrets: environment.restricts_secrets,
+            hold,
         }
     }
 }

@@ -24,6 +24,7 @@ pub mod credentials;
 pub mod refresh;
 pub mod source;
 pub mod http;
+pub mod kubernetes;
 pub mod demand;
 pub mod metrics;
 pub mod words;

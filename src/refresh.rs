@@ -115,6 +115,8 @@ struct Shared {
     book: Mutex<Book>,
     /// Something may be due earlier than the worker thinks.
     wake: Notify,
+    /// Accounts whose keys were refused, until somebody asks.
+    refused: watch::Sender<Vec<Arc<Account>>>,
 }
 
 /// The worker does nothing until it is run.
@@ -125,7 +127,8 @@ pub fn new<S: Source>(config: Config, source: S) -> (Refresher, Worker<S>) {
 /// `seed` is for jitter.
 fn seeded<S: Source>(config: Config, source: S, seed: u64) -> (Refresher, Worker<S>) {
     let book = Mutex::new(Book::new(config, seed, Instant::now()));
-    let shared = Arc::new(Shared { book, wake: Notify::new() });
+    let shared =
+        Arc::new(Shared { book, wake: Notify::new(), refused: watch::Sender::new(Vec::new()) });
     (Refresher { shared: shared.clone() }, Worker::new(shared, source))
 }
 
@@ -187,6 +190,19 @@ impl Refresher {
         self.shared.book().totals(Instant::now())
     }
 
+    /// Waits until Datadog refuses the keys of accounts; says which, once.
+    pub async fn refused(&self) -> Vec<Arc<Account>> {
+        let mut refused = self.shared.refused.subscribe();
+        // The sender lives as long as this handle.
+        let _ = refused.wait_for(|accounts| !accounts.is_empty()).await;
+        self.shared.refused.send_replace(Vec::new())
+    }
+
+    /// An account that was replaced is used again.
+    pub fn readmit(&self, account: &Arc<Account>) {
+        self.shared.book().readmit(account);
+    }
+
     /// `new` takes the place of `old`: demands and readings move over, and are read anew at
     /// once, if both are the same Datadog site; else they are withdrawn.
     pub fn replace(&self, old: &Arc<Account>, new: &Arc<Account>) {
@@ -199,6 +215,16 @@ impl Shared {
     fn book(&self) -> MutexGuard<'_, Book> {
         // The book cannot fail half-way, so what a panicking holder left behind is sound.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_refusal(&self, account: &Arc<Account>) {
+        self.refused.send_if_modified(|accounts| {
+            let is_news = !accounts.contains(account);
+            if is_news {
+                accounts.push(account.clone());
+            }
+            is_news
+        });
     }
 }
 

@@ -93,7 +93,13 @@ fn serve_config(config: &Config, datadog: SocketAddr) -> anyhow::Result<serve::C
     let given = Given { api_key: Some(API_KEY.into()), app_key: Some(APP_KEY.into()), site: None };
     let base_url: Url = format!("http://{datadog}").parse()?;
     Ok(serve::Config {
-        credentials: credentials::Config { origin: Origin::Given(given), base_url: Some(base_url) },
+        credentials: credentials::Config {
+            origin: Origin::Given(given),
+            base_url: Some(base_url),
+            rules: credentials::Rules::default(),
+            is_optional: false,
+        },
+        kubernetes: None,
         http: http::Config {
             request_timeout: Duration::from_secs(10),
             ca_file: None,

@@ -8,17 +8,19 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
-    credentials::Credentials,
+    credentials::{Credentials, CredentialsError, Grant},
     demand::{Demand, Query},
+    kubernetes::{Claim, Kind, Scalable, Stored},
     metrics::{Method, Metrics},
     proto::{
         GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, IsActiveResponse, MetricSpec,
         MetricValue, ScaledObjectRef, external_scaler_server::ExternalScaler,
     },
     refresh::{Asker, Refresher, Unread},
-    trigger::{Advice, Measure, PointOffset, Subject, Trigger},
+    trigger::{Advice, Circumstances, Contradiction, Measure, PointOffset, Subject, Trigger},
 };
 
+mod warm;
 mod status;
 mod streams;
 
@@ -119,12 +121,12 @@ impl ExternalScaler for Scaler {
         request: Request<ScaledObjectRef>,
     ) -> Result<Response<Self::StreamIsActiveStream>, Status> {
         let object = request.into_inner();
-        let understood = self.shared.understand(&object).and_then(|trigger| {
-            query(&trigger)?;
-            Ok(trigger)
-        });
-        let open = self.shared.open(Method::StreamIsActive, &object, understood)?;
-        let stream = ActiveStream::new(open, self.shared.clone());
+        let deadline = Instant::now() + self.shared.config.patience;
+        let admitted = self.shared.admit(&object, deadline).await;
+        let method = Method::StreamIsActive;
+        let (trigger, grant) = self.shared.begin(method, &object, admitted)?;
+        let open = OpenStream::new(method, self.shared.metrics.clone());
+        let stream = ActiveStream::new(open, object, trigger, grant, self.shared.clone());
         let messages = stream::unfold(stream, |mut stream| async {
             let result = stream.next().await?;
             Some((Ok(IsActiveResponse { result }), stream))
@@ -138,8 +140,10 @@ impl ExternalScaler for Scaler {
     ) -> Result<Response<Self::StreamMetricSpecStream>, Status> {
         let object = request.into_inner();
         let understood = self.shared.understand(&object);
-        let open = self.shared.open(Method::StreamMetricSpec, &object, understood)?;
-        let stream = SpecStream::new(open, self.shared.clone());
+        let method = Method::StreamMetricSpec;
+        let trigger = self.shared.begin(method, &object, understood)?;
+        let open = OpenStream::new(method, self.shared.metrics.clone());
+        let stream = SpecStream::new(open, trigger, self.shared.clone());
         let messages = stream::unfold(stream, |mut stream| async {
             let trigger = stream.next().await?;
             Some((Ok(spec(&trigger)), stream))
@@ -171,10 +175,38 @@ impl Shared {
         Ok(trigger)
     }
 
-    fn demand(&self, trigger: &Trigger) -> Result<Demand, Failure> {
-        let query = query(trigger)?.clone();
-        let account = self.credentials.own().map_err(Failure::Credentials)?;
-        Ok(Demand { account, query })
+    /// The trigger, and leave to use an account for it.
+    async fn admit(
+        &self,
+        object: &ScaledObjectRef,
+        deadline: Instant,
+    ) -> Result<(Trigger, Grant), Failure> {
+        let trigger = self.understand(object)?;
+        query(&trigger)?;
+        let grant = self.grant(object, deadline).await.map_err(Failure::Credentials)?;
+        if let Some(stored) = &grant.trigger {
+            let advice = contradictions(stored, &trigger, self.hold(&grant));
+            self.journal.warn(object, &advice);
+        }
+        Ok((trigger, grant))
+    }
+
+    async fn grant(
+        &self,
+        object: &ScaledObjectRef,
+        deadline: Instant,
+    ) -> Result<Grant, CredentialsError> {
+        let ScaledObjectRef { namespace, name, scaler_metadata: metadata } = object;
+        self.credentials.grant(&Claim { namespace, name, metadata }, deadline).await
+    }
+
+    /// How long readings are held, unless the trigger says otherwise. Not at all for a ScaledJob:
+    /// KEDA would start Jobs again for a backlog already done.
+    fn hold(&self, grant: &Grant) -> Duration {
+        match &grant.trigger {
+            Some(stored) if stored.object.kind == Kind::ScaledJob => Duration::ZERO,
+            _ => self.config.hold,
+        }
     }
 
     async fn measure(
@@ -182,12 +214,15 @@ impl Shared {
         object: &ScaledObjectRef,
         started_at: Instant,
     ) -> Result<Measure, Failure> {
-        let trigger = self.understand(object)?;
+        let deadline = started_at + self.config.patience;
+        let (trigger, mut grant) = self.admit(object, deadline).await?;
         let patience = trigger.patience(self.config.patience);
         let deadline = started_at + patience;
-        let judge = |latest: &_, now| trigger.judge(latest, now, self.config.hold);
+        let hold = self.hold(&grant);
+        let judge = |latest: &_, now| trigger.judge(latest, now, hold);
         loop {
-            let demand = self.demand(&trigger)?;
+            let account = grant.account(deadline).await.map_err(Failure::Credentials)?;
+            let demand = Demand { account, query: query(&trigger)?.clone() };
             match self
                 .refresher
                 .read(&demand, asker(&object.namespace, &trigger), deadline, judge)
@@ -231,21 +266,32 @@ impl Shared {
         }
     }
 
-    fn open(
+    fn begin<T>(
         &self,
         method: Method,
         object: &ScaledObjectRef,
-        understood: Result<Trigger, Failure>,
-    ) -> Result<OpenStream, Status> {
-        match understood {
-            Ok(trigger) => Ok(OpenStream::new(trigger, object, method, self.metrics.clone())),
-            Err(failure) => {
-                self.metrics.stream_refused(method, failure.code_name());
-                self.journal.failed(object, &failure);
-                Err(failure.status())
-            }
-        }
+        begun: Result<T, Failure>,
+    ) -> Result<T, Status> {
+        begun.map_err(|failure| {
+            self.metrics.stream_refused(method, failure.code_name());
+            self.journal.failed(object, &failure);
+            failure.status()
+        })
     }
+}
+
+/// What the object as a whole makes of a trigger, as only Kubernetes tells.
+fn contradictions(stored: &Stored, trigger: &Trigger, hold: Duration) -> Vec<Contradiction> {
+    let Scalable { kind, cooldown, stabilization, .. } = *stored.object;
+    let circumstances = Circumstances {
+        is_job: kind == Kind::ScaledJob,
+        pushes: stored.pushes,
+        is_value: stored.metric_type.as_deref() == Some("Value"),
+        is_global: stored.value("type").is_some_and(|it| it.eq_ignore_ascii_case("global")),
+        cooldown,
+        stabilization,
+    };
+    circumstances.contradictions(trigger.hold.unwrap_or(hold))
 }
 
 fn asker<'a>(namespace: &'a str, trigger: &Trigger) -> Asker<'a> {

@@ -11,9 +11,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{service::RoutesBuilder, transport::Server};
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    admin, credentials, http,
+    admin, credentials, http, kubernetes,
     metrics::Metrics,
     proto::{self, external_scaler_server::ExternalScalerServer},
     refresh,
@@ -31,6 +32,8 @@ const MIN_GRACE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Config {
     pub credentials: credentials::Config,
+    /// `None` answers every request with the own account, unverified.
+    pub kubernetes: Option<kubernetes::Config>,
     pub http: http::Config,
     pub refresh: refresh::Config,
     pub scaler: scaler::Config,
@@ -93,7 +96,14 @@ pub struct Shutdown {
 pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
     let client = http::Client::new(&config.http)?;
-    let (credentials, keeper) = credentials::load(config.credentials).await?;
+    let (mut credentials, keeper) = credentials::load(config.credentials).await?;
+    let mut cluster = None;
+    if let Some(config) = config.kubernetes {
+        let (kubernetes, watches) = kubernetes::connect(config).await?;
+        let (with_kubernetes, resolver) = credentials.with_kubernetes(kubernetes.clone());
+        credentials = with_kubernetes;
+        cluster = Some((kubernetes, watches, resolver));
+    }
     let source = Datadog::new(client, metrics.clone());
     let (refresher, worker) = refresh::new(config.refresh, source);
 
@@ -109,10 +119,43 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         metrics.clone(),
         draining.clone(),
     );
-    let (health, routes) = routes(scaler).await?;
+    let (health, routes) = routes(scaler.clone()).await?;
     let Addresses { grpc: grpc_at, admin: admin_at, status: status_at } = listeners.addresses()?;
 
+    let started = CancellationToken::new();
     let mut rest = JoinSet::new();
+    match cluster {
+        None => is_ready(&health, &started).await,
+        Some((kubernetes, watches, resolver)) => {
+            rest.spawn({
+                let stop = stop.clone();
+                async move {
+                    watches.run(stop).await;
+                    anyhow::Ok(())
+                }
+            });
+            rest.spawn({
+                let (refresher, stop) = (refresher.clone(), stop.clone());
+                async move {
+                    resolver.run(refresher, stop).await;
+                    Ok(())
+                }
+            });
+            rest.spawn({
+                let (health, started, stop) = (health.clone(), started.clone(), stop.clone());
+                let starting = async move {
+                    kubernetes.settled().await;
+                    is_ready(&health, &started).await;
+                    scaler.warm(&kubernetes).await;
+                };
+                async move {
+                    stop.run_until_cancelled(starting).await;
+                    stop.cancelled().await;
+                    Ok(())
+                }
+            });
+        }
+    }
     rest.spawn({
         let stop = stop.clone();
         async move {
@@ -121,8 +164,9 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         }
     });
     rest.spawn({
-        let (leave, stop) = (shutdown.leave.clone(), stop.clone());
-        let served = admin::serve(listeners.admin, metrics, refresher.clone(), leave, stop);
+        let phases = admin::Phases { started: started.clone(), leaving: shutdown.leave.clone() };
+        let stop = stop.clone();
+        let served = admin::serve(listeners.admin, metrics, refresher.clone(), phases, stop);
         async move { served.await.context("the admin server ended") }
     });
     rest.spawn({
@@ -178,7 +222,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
             delay_seconds = config.drain_delay.as_secs_f64(),
             "the server goes, and answers on meanwhile"
         );
-        health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        health.set_service_status("", ServingStatus::NotServing).await;
         health.set_not_serving::<ExternalScalerServer<Scaler>>().await;
         sleep(config.drain_delay).await;
         draining.cancel();
@@ -201,11 +245,16 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     Ok(())
 }
 
-async fn routes(
-    scaler: Scaler,
-) -> anyhow::Result<(tonic_health::server::HealthReporter, tonic::service::Routes)> {
-    let (health, health_service) = tonic_health::server::health_reporter();
+async fn is_ready(health: &HealthReporter, started: &CancellationToken) {
+    health.set_service_status("", ServingStatus::Serving).await;
     health.set_serving::<ExternalScalerServer<Scaler>>().await;
+    started.cancel();
+}
+
+async fn routes(scaler: Scaler) -> anyhow::Result<(HealthReporter, tonic::service::Routes)> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", ServingStatus::NotServing).await;
+    health.set_not_serving::<ExternalScalerServer<Scaler>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)

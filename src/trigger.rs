@@ -10,7 +10,9 @@ mod values;
 mod keys;
 mod fault;
 mod interpret;
+mod circumstances;
 
+pub use circumstances::{Circumstances, Contradiction};
 pub use fault::{Fault, MetadataError};
 pub use interpret::{Measure, Unanswered};
 pub use keys::{Advice, KEYS};

@@ -51,6 +51,18 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A namespace's name (RFC 1123 label).
+pub(super) fn namespace(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let is_label = !text.is_empty()
+        && text.len() <= 63
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if !is_label {
+        return Err("must be the name of a namespace".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| "must be an address such as `127.0.0.1:9090` or `[::]:9090`".to_owned())

@@ -274,9 +274,14 @@ impl Book {
         }
     }
 
+    /// See `Refresher::readmit`.
+    pub(super) fn readmit(&mut self, account: &Arc<Account>) {
+        self.replaced.retain(|replaced| replaced != account);
+    }
+
     /// See `Refresher::replace`.
     pub(super) fn replace(&mut self, old: &Arc<Account>, new: &Arc<Account>, now: Instant) {
-        self.replaced.retain(|account| account != new);
+        self.readmit(new);
         self.replaced.push_back(old.clone());
         if self.replaced.len() > MAX_REPLACED {
             self.replaced.pop_front();

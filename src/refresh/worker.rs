@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shared, health::Change};
 use crate::{
-    source::{Batch, Reply, Source},
+    source::{Batch, Reply, Source, SourceError},
     words::shorten,
 };
 
@@ -81,6 +81,9 @@ impl<S: Source> Worker<S> {
             }
         };
         let Some((batch, started_at)) = self.batches.remove(&id) else { return };
+        if reply.outcomes.iter().any(|it| matches!(it, Err(SourceError::Refused { .. }))) {
+            self.shared.note_refusal(&batch.account);
+        }
         let changes = self.shared.book().settle(batch, reply, started_at, Instant::now());
         changes.into_iter().for_each(tell);
     }

@@ -13,9 +13,10 @@ use tonic::{Code, Status};
 
 use crate::{
     credentials::CredentialsError,
+    kubernetes::{ClaimError, ReadError},
     proto::ScaledObjectRef,
     source::SourceError,
-    trigger::{Advice, MetadataError, Unanswered},
+    trigger::{Advice, Contradiction, MetadataError, Unanswered},
     words::shorten,
 };
 
@@ -57,7 +58,27 @@ impl Failure {
                 | CredentialsError::Half { .. }
                 | CredentialsError::NotAKey { .. }
                 | CredentialsError::Site { .. }
-                | CredentialsError::File { .. } => Code::FailedPrecondition,
+                | CredentialsError::File { .. }
+                | CredentialsError::NoSuchKind { .. }
+                | CredentialsError::NoAuthentication { .. }
+                | CredentialsError::Unresolved { .. }
+                | CredentialsError::NotGiven { .. }
+                | CredentialsError::Missing { .. }
+                | CredentialsError::NoParameterKey { .. }
+                | CredentialsError::SiteNotAllowed { .. } => Code::FailedPrecondition,
+                CredentialsError::NotOwn { .. }
+                | CredentialsError::Claim { error: ClaimError::NoTrigger { .. } } => {
+                    Code::PermissionDenied
+                }
+                CredentialsError::Claim { error: ClaimError::Several } => Code::InvalidArgument,
+                CredentialsError::Claim { error: ClaimError::Unverified(error) }
+                | CredentialsError::Read { error } => match error {
+                    ReadError::Forbidden { .. } => Code::FailedPrecondition,
+                    ReadError::Unreachable { .. } | ReadError::Busy => Code::Unavailable,
+                    ReadError::NotUnderstood { .. } => Code::Internal,
+                },
+                CredentialsError::Pending => Code::DeadlineExceeded,
+                CredentialsError::TooMany { .. } => Code::ResourceExhausted,
             },
             Self::Unanswered(unanswered) => match unanswered {
                 Unanswered::Source(error) => match error {
@@ -96,12 +117,35 @@ impl Failure {
         Status::new(self.code(), self.to_string())
     }
 
+    /// What is for our log only, lest it helps to guess.
+    fn detail(&self) -> Option<String> {
+        let Self::Credentials(CredentialsError::Claim {
+            error: ClaimError::NoTrigger { differences },
+        }) = self
+        else {
+            return None;
+        };
+        Some(match differences {
+            Some(keys) => format!("the nearest trigger differs in {}", keys.join(", ")),
+            None => "there is no such object".to_owned(),
+        })
+    }
+
     /// Whether another room says so, once for all triggers that are affected.
     fn is_told_elsewhere(&self) -> bool {
         match self {
             Self::Unanswered(Unanswered::Source(error)) => error.concerns_account(),
-            // Said of the request, when it ends, and of the directory.
-            Self::TimedOut { .. } | Self::Credentials(_) => true,
+            // Of one trigger; the rest is said of the directory, of the TriggerAuthentication, or
+            // of Kubernetes.
+            Self::Credentials(error) => !matches!(
+                error,
+                CredentialsError::NotOwn { .. }
+                    | CredentialsError::Claim {
+                        error: ClaimError::NoTrigger { .. } | ClaimError::Several
+                    }
+            ),
+            // Said of the request, when it ends.
+            Self::TimedOut { .. } => true,
             _ => false,
         }
     }
@@ -182,6 +226,7 @@ impl Journal {
                 trigger.name = shorten(&object.name, MAX_NAME),
                 code = failure.code_name(),
                 error = %failure,
+                detail = failure.detail(),
                 "a trigger cannot be answered"
             );
         }
@@ -200,6 +245,25 @@ impl Journal {
                 trigger.name = object.name,
                 advice = advice.join("; "),
                 "metadata keys have no effect"
+            );
+        }
+    }
+
+    /// Says what Kubernetes tells of a trigger that is hardly meant so.
+    pub(super) fn warn(&self, object: &ScaledObjectRef, contradictions: &[Contradiction]) {
+        if contradictions.is_empty() {
+            return;
+        }
+        // Another than that of the advice on its keys.
+        let key = self.hasher.hash_one(self.key(object));
+        let is_news = self.memory().note_advice(key, Instant::now());
+        if is_news {
+            let advice: Vec<String> = contradictions.iter().map(ToString::to_string).collect();
+            tracing::warn!(
+                trigger.namespace = object.namespace,
+                trigger.name = object.name,
+                advice = advice.join("; "),
+                "a trigger is hardly what is meant"
             );
         }
     }

@@ -11,9 +11,11 @@ use tokio::{
 };
 use tonic::Code;
 
-use super::{Shared, asker, code_name};
+use super::{Shared, asker, code_name, query};
 use crate::{
-    credentials::Credentials,
+    credentials::{CredentialsError, Grant},
+    demand::Demand,
+    kubernetes::ClaimError,
     metrics::{Method, Metrics},
     proto::ScaledObjectRef,
     refresh::{Latest, Verdict},
@@ -30,8 +32,10 @@ const REPEAT: Duration = Duration::from_mins(1);
 /// while nobody knows.
 pub(super) struct ActiveStream {
     open: OpenStream,
+    object: ScaledObjectRef,
+    trigger: Trigger,
     shared: Arc<Shared>,
-    credentials: Credentials,
+    grant: Grant,
     end_at: Instant,
     repeat_at: Instant,
     told: Option<bool>,
@@ -43,6 +47,7 @@ pub(super) struct ActiveStream {
 /// change while the stream is open.
 pub(super) struct SpecStream {
     open: OpenStream,
+    trigger: Trigger,
     shared: Arc<Shared>,
     end_at: Instant,
     told: bool,
@@ -50,8 +55,6 @@ pub(super) struct SpecStream {
 
 /// A stream that counts as open until it is dropped.
 pub(super) struct OpenStream {
-    trigger: Trigger,
-    namespace: String,
     method: Method,
     metrics: Arc<Metrics>,
     /// How it would end now: cancelled by the client, unless it ends by itself.
@@ -65,13 +68,22 @@ enum Event {
 }
 
 impl ActiveStream {
-    pub(super) fn new(open: OpenStream, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        open: OpenStream,
+        object: ScaledObjectRef,
+        trigger: Trigger,
+        grant: Grant,
+        shared: Arc<Shared>,
+    ) -> Self {
         let now = Instant::now();
         let mut stream = Self {
             open,
-            credentials: shared.credentials.clone(),
+            object,
+            trigger,
+            grant,
             end_at: now + jittered(AGE),
-            repeat_at: now,
+            // It is admitted, and says what it knows at once.
+            repeat_at: now + jittered(REPEAT),
             told: None,
             latest: None,
             shared,
@@ -87,8 +99,10 @@ impl ActiveStream {
             let repeats = now >= self.repeat_at;
             if repeats {
                 self.repeat_at = now + jittered(REPEAT);
-                // The interest is told again, and who was refused for want of room may have it now.
-                self.follow();
+                if !self.renew().await {
+                    self.open.code = Code::Ok;
+                    return None;
+                }
             }
             if let Some(active) = self.active(now)
                 && (self.told != Some(active) || (active && repeats))
@@ -113,7 +127,7 @@ impl ActiveStream {
 
     fn active(&mut self, now: Instant) -> Option<bool> {
         let latest = self.latest.as_mut()?.borrow_and_update().clone();
-        match self.open.trigger.judge(&latest, now, self.shared.config.hold) {
+        match self.trigger.judge(&latest, now, self.shared.hold(&self.grant)) {
             Verdict::Known(measure) => Some(measure.active),
             Verdict::Failed(_) | Verdict::Awaited { .. } => None,
         }
@@ -129,7 +143,7 @@ impl ActiveStream {
         tokio::select! {
             () = self.shared.draining.cancelled() => Event::Ended,
             () = sleep_until(self.end_at) => Event::Ended,
-            () = self.credentials.changed() => Event::CredentialsChanged,
+            () = self.grant.changed() => Event::CredentialsChanged,
             result = changed => match result {
                 Ok(()) => Event::MayBeNews,
                 // The account is no longer used.
@@ -139,26 +153,41 @@ impl ActiveStream {
         }
     }
 
+    /// The interest is told again, and who was refused for want of room may have it now. False if
+    /// the trigger is no longer what the stream was opened for: KEDA opens another.
+    async fn renew(&mut self) -> bool {
+        let deadline = Instant::now() + self.shared.config.patience;
+        match self.shared.grant(&self.object, deadline).await {
+            Ok(grant) => self.grant = grant,
+            Err(CredentialsError::Claim { error: ClaimError::Unverified(_) }) => {}
+            Err(_) => return false,
+        }
+        self.follow();
+        true
+    }
+
     /// Declares interest for as long as the stream lives.
     fn follow(&mut self) {
-        let OpenStream { trigger, namespace, .. } = &self.open;
-        let demand = self.shared.demand(trigger).ok();
-        let asker = asker(namespace, trigger);
-        self.latest = demand.map(|demand| self.shared.refresher.watch(&demand, asker));
+        let account = self.grant.account_now().ok();
+        let demand = account.zip(query(&self.trigger).ok()).map(|(account, query)| {
+            let demand = Demand { account, query: query.clone() };
+            self.shared.refresher.watch(&demand, asker(&self.object.namespace, &self.trigger))
+        });
+        self.latest = demand;
     }
 }
 
 impl SpecStream {
-    pub(super) fn new(open: OpenStream, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(open: OpenStream, trigger: Trigger, shared: Arc<Shared>) -> Self {
         let end_at = Instant::now() + jittered(AGE);
-        Self { open, shared, end_at, told: false }
+        Self { open, trigger, shared, end_at, told: false }
     }
 
     /// The next message; `None` ends the stream with OK.
     pub(super) async fn next(&mut self) -> Option<Trigger> {
         if !self.told {
             self.told = true;
-            return Some(self.open.trigger.clone());
+            return Some(self.trigger.clone());
         }
         tokio::select! {
             () = self.shared.draining.cancelled() => {}
@@ -170,15 +199,9 @@ impl SpecStream {
 }
 
 impl OpenStream {
-    pub(super) fn new(
-        trigger: Trigger,
-        object: &ScaledObjectRef,
-        method: Method,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub(super) fn new(method: Method, metrics: Arc<Metrics>) -> Self {
         metrics.stream_opened(method);
-        let namespace = object.namespace.clone();
-        Self { trigger, namespace, method, metrics, code: Code::Cancelled }
+        Self { method, metrics, code: Code::Cancelled }
     }
 }
 

@@ -1,0 +1,167 @@
+//! The one loop that resolves `authenticationRef`s: those that are asked for at once, each again
+//! every minute, and at once when its TriggerAuthentication changes or Datadog refuses its keys.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Authentication, CredentialsError, Own, Rules,
+    keyring::{Keyring, Settled},
+    resolution::Resolution,
+};
+use crate::{
+    demand::Account,
+    kubernetes::{AuthenticationSpec, Kubernetes},
+    refresh::Refresher,
+};
+
+/// Most that are resolved at once. How fast is decided where they are read.
+const MAX_AT_ONCE: usize = 16;
+
+/// The keys that are in use.
+#[derive(Debug, Default)]
+pub(super) struct Ring {
+    keyring: Mutex<Keyring>,
+    wake: Notify,
+}
+
+/// Resolves what the `Credentials` are asked for, once it is run.
+pub struct Resolver {
+    kubernetes: Kubernetes,
+    rules: Arc<Rules>,
+    ring: Arc<Ring>,
+    own: watch::Receiver<Option<Own>>,
+}
+
+struct Resolved {
+    authentication: Arc<Authentication>,
+    basis: Option<Arc<AuthenticationSpec>>,
+    outcome: Own,
+}
+
+impl Ring {
+    /// What an `authenticationRef` comes to, now and later.
+    pub(super) fn follow(
+        &self,
+        authentication: Authentication,
+    ) -> Result<watch::Receiver<Option<Own>>, CredentialsError> {
+        let (account, is_new) = self.keyring().follow(authentication, Instant::now())?;
+        if is_new {
+            self.wake.notify_one();
+        }
+        Ok(account)
+    }
+
+    pub(super) fn uses(&self, account: &Account) -> bool {
+        self.keyring().uses(account)
+    }
+
+    fn keyring(&self) -> MutexGuard<'_, Keyring> {
+        // It cannot fail half-way.
+        self.keyring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Resolver {
+    pub(super) fn new(
+        kubernetes: Kubernetes,
+        rules: Arc<Rules>,
+        ring: Arc<Ring>,
+        own: watch::Receiver<Option<Own>>,
+    ) -> Self {
+        Self { kubernetes, rules, ring, own }
+    }
+
+    /// Until `stop`.
+    pub async fn run(self, refresher: Refresher, stop: CancellationToken) {
+        let mut changes = self.kubernetes.changes();
+        let mut resolving = JoinSet::new();
+        loop {
+            while resolving.len() < MAX_AT_ONCE {
+                let due = self.ring.keyring().take_due(Instant::now());
+                let Some(authentication) = due else { break };
+                resolving.spawn(resolve(
+                    self.kubernetes.clone(),
+                    self.rules.clone(),
+                    authentication,
+                ));
+            }
+            let next = self.ring.keyring().next_due().filter(|_| resolving.len() < MAX_AT_ONCE);
+            let due = async {
+                match next {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = due => self.ring.keyring().forget_idle(Instant::now()),
+                () = self.ring.wake.notified() => {}
+                Some(resolved) = resolving.join_next() => match resolved {
+                    Ok(resolved) => self.settle(resolved, &refresher),
+                    Err(error) => tracing::error!(%error, "resolving credentials panicked"),
+                },
+                Ok(()) = changes.changed() => {
+                    let current = |it: &Authentication| {
+                        self.kubernetes.known_authentication(&it.namespace, &it.reference)
+                    };
+                    self.ring.keyring().changed(current, Instant::now());
+                }
+                refused = refresher.refused() => {
+                    let mut keyring = self.ring.keyring();
+                    for account in refused {
+                        keyring.refused(&account, Instant::now());
+                    }
+                }
+            }
+        }
+    }
+
+    fn settle(&self, resolved: Resolved, refresher: &Refresher) {
+        let Resolved { authentication, basis, outcome } = resolved;
+        let (hold, now) = (self.rules.hold, Instant::now());
+        let settled = self.ring.keyring().settle(&authentication, basis, outcome, hold, now);
+        match settled {
+            Settled::Same => {}
+            Settled::Found(account) => {
+                refresher.readmit(&account);
+                tracing::info!(%authentication, host = account.host(), "credentials are in use");
+            }
+            Settled::Changed { old, new } => {
+                refresher.readmit(&new);
+                tracing::info!(%authentication, host = new.host(), "new credentials are in use");
+                let is_own = matches!(&*self.own.borrow(), Some(Ok(own)) if *own == old);
+                if !is_own && !self.ring.uses(&old) {
+                    refresher.replace(&old, &new);
+                }
+            }
+            Settled::Kept(error) => {
+                tracing::warn!(%authentication, %error, "the last credentials stay in use");
+            }
+            Settled::Failed(error) => {
+                tracing::warn!(%authentication, %error, "there are no credentials");
+            }
+        }
+    }
+}
+
+async fn resolve(
+    kubernetes: Kubernetes,
+    rules: Arc<Rules>,
+    authentication: Arc<Authentication>,
+) -> Resolved {
+    let resolution = Resolution {
+        kubernetes: &kubernetes,
+        rules: &rules,
+        authentication: &authentication,
+        since: Instant::now(),
+    };
+    let (basis, outcome) = resolution.account().await;
+    Resolved { authentication, basis, outcome }
+}

@@ -1,0 +1,366 @@
+//! Everything we ask of Kubernetes: which triggers there are, and the objects that credentials
+//! come from. Nothing else names the `kube` crate.
+//!
+//! KEDA's objects are watched, and what the watches tell stands in the `index`. What is read by
+//! name, Secrets and ConfigMaps above all, is remembered shortly in `reads`. While Kubernetes is
+//! away, what is known stays in use.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use kube::Client;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use crate::words::shorten;
+
+mod access;
+mod content;
+mod watches;
+mod index;
+mod objects;
+mod reads;
+
+pub use access::{Access, AccessError, is_in_pod};
+pub use content::{Container, Data, DataKind};
+pub use index::Claim;
+pub use objects::{
+    AuthenticationKind, AuthenticationSpec, Entry, Kind, Reference, Scalable, Stored, Variable,
+    Workload,
+};
+pub use watches::Watches;
+
+use content::Reader;
+use index::{Found, Index, Item, Scope};
+use objects::AuthenticationName;
+use reads::{Pace, Reads, Weigh};
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub access: Access,
+    /// Where KEDA's objects are watched and read; everywhere if it is empty.
+    pub namespaces: Vec<Arc<str>>,
+}
+
+/// The handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Kubernetes {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    reader: Reader,
+    index: Mutex<Index>,
+    /// ScaledObjects and ScaledJobs that were asked for, and not known.
+    looks: Reads<(Kind, Box<str>, Box<str>), Seen>,
+    look_pace: Pace,
+    /// Counts changes of TriggerAuthentications.
+    changes: watch::Sender<u64>,
+    /// Watches that have yet to be complete, or fail, once.
+    unsettled: Mutex<HashSet<Scope>>,
+    /// Whether there are none.
+    settled: watch::Sender<bool>,
+    /// Watches that fail, but for those that are forbidden.
+    failing: Mutex<HashSet<Scope>>,
+}
+
+/// Why something cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error("Kubernetes forbids the scaler to {what}; allow it, as `deploy/rbac` does")]
+    Forbidden { what: String },
+    #[error("Kubernetes does not answer ({cause}); it is asked again")]
+    Unreachable { cause: String },
+    #[error("too much is being read from Kubernetes at the moment; it is asked again")]
+    Busy,
+    #[error("what Kubernetes answers is not understood (to {what})")]
+    NotUnderstood { what: String },
+}
+
+/// Why a request is not honoured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// The message says no more: it would tell another's metadata, key by key.
+    #[error("no trigger of a ScaledObject or ScaledJob of this name has this metadata")]
+    NoTrigger {
+        /// For our log: the keys that differ, or `None` if nothing has this name.
+        differences: Option<Vec<String>>,
+    },
+    #[error(
+        "several triggers have this metadata, but different `authenticationRef`s; tell them apart \
+         with a `triggerName` each"
+    )]
+    Several,
+    #[error("the trigger cannot be verified: {0}")]
+    Unverified(ReadError),
+}
+
+/// At most so many ScaledObjects and ScaledJobs are read by themselves in a second.
+const LOOKS_A_SECOND: u32 = 20;
+/// How long an RPC waits for its turn among them.
+const LOOK_PATIENCE: Duration = Duration::from_millis(500);
+/// How long it is remembered that there is no such object.
+const MISS: Duration = Duration::from_secs(5);
+/// How long an object that no watch tells of counts as known.
+const UNWATCHED: Duration = Duration::from_mins(1);
+const MAX_LOOKS: usize = 10_000;
+/// How long the first listing may take before the server is ready without it.
+const FIRST_LISTING: Duration = Duration::from_secs(10);
+/// Most characters of a cause.
+const MAX_CAUSE: usize = 300;
+
+/// An object was there when it was looked at; what it is stands in the index.
+#[derive(Clone, Copy)]
+struct Seen;
+
+impl Weigh for Seen {
+    fn weight(&self) -> usize {
+        0
+    }
+}
+
+/// Asks nobody yet; the watches do nothing until they are run.
+pub async fn connect(config: Config) -> Result<(Kubernetes, Watches), AccessError> {
+    let client = config.access.client().await?;
+    Ok(new(config, client))
+}
+
+/// The same, with a client that is there.
+pub fn new(config: Config, client: Client) -> (Kubernetes, Watches) {
+    let shared = Arc::new(Shared {
+        config,
+        reader: Reader::new(client.clone()),
+        index: Mutex::default(),
+        looks: Reads::new(MAX_LOOKS),
+        look_pace: Pace::new(LOOKS_A_SECOND),
+        changes: watch::Sender::new(0),
+        unsettled: Mutex::default(),
+        settled: watch::Sender::new(false),
+        failing: Mutex::default(),
+    });
+    (Kubernetes { shared: shared.clone() }, Watches::new(shared, client))
+}
+
+impl Kubernetes {
+    /// Waits for the first listing, but not long.
+    pub async fn settled(&self) {
+        let mut settled = self.shared.settled.subscribe();
+        let first = settled.wait_for(|settled| *settled);
+        // Closed only when everything ends.
+        let _ = tokio::time::timeout(FIRST_LISTING, first).await;
+    }
+
+    /// The trigger that a request is that of. One that is not known is looked for in Kubernetes,
+    /// until `deadline`.
+    pub async fn honour(
+        &self,
+        claim: &Claim<'_>,
+        deadline: Instant,
+    ) -> Result<Arc<Stored>, ClaimError> {
+        let unwatched = match self.find(claim)? {
+            Some((trigger, false)) => return Ok(trigger),
+            Some((trigger, true)) => Some(trigger),
+            None => None,
+        };
+        if !self.covers(claim.namespace) || !is_label(claim.namespace) || !is_name(claim.name) {
+            return Err(ClaimError::NoTrigger { differences: None });
+        }
+        if unwatched.is_none() && !*self.shared.settled.borrow() {
+            let mut settled = self.shared.settled.subscribe();
+            let _ = timeout_at(deadline, settled.wait_for(|settled| *settled)).await;
+            if let Some((trigger, _)) = self.find(claim)? {
+                return Ok(trigger);
+            }
+        }
+        for kind in [Kind::ScaledObject, Kind::ScaledJob] {
+            match self.look(kind, claim.namespace, claim.name, deadline).await {
+                Ok(()) => {}
+                Err(error) => match unwatched {
+                    Some(trigger) => return Ok(trigger),
+                    None => return Err(ClaimError::Unverified(error)),
+                },
+            }
+            if let Some((trigger, _)) = self.find(claim)? {
+                return Ok(trigger);
+            }
+        }
+        let differences = self.shared.index().differences(claim);
+        Err(ClaimError::NoTrigger { differences })
+    }
+
+    /// With the trigger, whether it should be looked at again.
+    fn find(&self, claim: &Claim<'_>) -> Result<Option<(Arc<Stored>, bool)>, ClaimError> {
+        let now = Instant::now();
+        match self.shared.index().find(claim, now) {
+            Found::One { trigger, read_at } => {
+                let is_old = read_at.is_some_and(|at| now >= at + UNWATCHED);
+                Ok(Some((trigger, is_old)))
+            }
+            Found::Several => Err(ClaimError::Several),
+            Found::None => Ok(None),
+        }
+    }
+
+    fn covers(&self, namespace: &str) -> bool {
+        let namespaces = &self.shared.config.namespaces;
+        namespaces.is_empty() || namespaces.iter().any(|covered| **covered == *namespace)
+    }
+
+    /// Reads an object into the index, unless that was done just now.
+    async fn look(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<(), ReadError> {
+        let now = Instant::now();
+        let since = now.checked_sub(MISS).unwrap_or(now);
+        let key = (kind, namespace.into(), name.into());
+        let read = async {
+            let wait = self.shared.look_pace.reserve(Instant::now(), LOOK_PATIENCE);
+            tokio::time::sleep(wait.ok_or(ReadError::Busy)?).await;
+            let began_at = Instant::now();
+            let scaled = self.shared.reader.scaled(kind, namespace, name).await?;
+            let mut index = self.shared.index();
+            Ok(if let Some(scaled) = scaled {
+                index.put(Item::Scaled(scaled), Some(began_at), Instant::now());
+                Some(Seen)
+            } else {
+                index.remove_scaled(kind, namespace, name);
+                None
+            })
+        };
+        match timeout_at(deadline, self.shared.looks.get(key, since, read)).await {
+            Ok(outcome) => outcome.map(|_| ()),
+            Err(_elapsed) => Err(ReadError::Unreachable { cause: "no answer in time".to_owned() }),
+        }
+    }
+
+    /// All triggers that the watches have told of.
+    pub fn triggers(&self) -> Vec<Arc<Stored>> {
+        self.shared.index().triggers()
+    }
+
+    /// What a trigger of `namespace` refers to, if the watches have told of it.
+    pub fn known_authentication(
+        &self,
+        namespace: &Arc<str>,
+        reference: &Reference,
+    ) -> Option<Arc<AuthenticationSpec>> {
+        let name = authentication_name(namespace, reference)?;
+        self.shared.index().authentication(&name).map(|(spec, _)| spec)
+    }
+
+    /// What a trigger of `namespace` refers to; read, unless a watch has told of it. `None` if it
+    /// does not exist.
+    pub async fn authentication(
+        &self,
+        namespace: &Arc<str>,
+        reference: &Reference,
+    ) -> Result<Option<Arc<AuthenticationSpec>>, ReadError> {
+        let Some(name) = authentication_name(namespace, reference) else { return Ok(None) };
+        let known = self.shared.index().authentication(&name);
+        if let Some((spec, None)) = known {
+            return Ok(Some(spec));
+        }
+        let began_at = Instant::now();
+        let read = self.shared.reader.authentication(&reference.kind, &name).await?;
+        let mut index = self.shared.index();
+        let Some(spec) = read else {
+            index.remove_authentication(&name);
+            return Ok(None);
+        };
+        index.put(Item::Authentication(name.clone(), spec), Some(began_at), Instant::now());
+        Ok(index.authentication(&name).map(|(spec, _)| spec))
+    }
+
+    /// A Secret or ConfigMap as it was at `since` or later; `None` if it does not exist.
+    pub async fn data(
+        &self,
+        kind: DataKind,
+        namespace: &str,
+        name: &str,
+        since: Instant,
+    ) -> Result<Option<Arc<Data>>, ReadError> {
+        self.shared.reader.data(kind, namespace, name, since).await
+    }
+
+    /// The containers of what is scaled, with their environment and nothing else; `None` if it
+    /// does not exist.
+    pub async fn containers(
+        &self,
+        namespace: &str,
+        workload: &Workload,
+        since: Instant,
+    ) -> Result<Option<Arc<[Container]>>, ReadError> {
+        self.shared.reader.containers(namespace, workload, since).await
+    }
+
+    /// Changes when a TriggerAuthentication does.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+}
+
+/// `None` for a kind that does not exist.
+fn authentication_name(namespace: &Arc<str>, reference: &Reference) -> Option<AuthenticationName> {
+    let namespace = match reference.kind {
+        AuthenticationKind::TriggerAuthentication => Some(namespace.clone()),
+        AuthenticationKind::ClusterTriggerAuthentication => None,
+        AuthenticationKind::Other(_) => return None,
+    };
+    Some(AuthenticationName { namespace, name: reference.name.clone() })
+}
+
+impl Shared {
+    fn index(&self) -> MutexGuard<'_, Index> {
+        // It cannot fail half-way.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ReadError {
+    /// `what` was tried: `get secrets in shop`.
+    fn new(error: kube::Error, what: String) -> Self {
+        let cause = match error {
+            kube::Error::Api(status) if status.code == 403 => return Self::Forbidden { what },
+            kube::Error::Api(status) => format!("{} {}", status.code, status.reason),
+            kube::Error::SerdeError(_) => return Self::NotUnderstood { what },
+            error => {
+                // The innermost cause is the one that helps: "Connection refused".
+                let mut innermost: &dyn std::error::Error = &error;
+                while let Some(source) = innermost.source() {
+                    innermost = source;
+                }
+                innermost.to_string()
+            }
+        };
+        Self::Unreachable { cause: shorten(cause.trim(), MAX_CAUSE) }
+    }
+}
+
+/// Whether it can be a namespace (RFC 1123 label); else it does not go into a URL.
+fn is_label(text: &str) -> bool {
+    text.len() <= 63
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.is_empty()
+}
+
+/// Whether it can be an object's name (RFC 1123 subdomain).
+fn is_name(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
+impl fmt::Debug for Kubernetes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kubernetes").field("config", &self.shared.config).finish_non_exhaustive()
+    }
+}

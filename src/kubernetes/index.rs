@@ -1,0 +1,299 @@
+//! Pure: what the watches have told so far, and which stored trigger a request is that of.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::objects::{AuthenticationName, AuthenticationSpec, Kind, Scaled, Stored};
+use crate::words::shorten;
+
+/// How long what an object was before its last change is accepted: KEDA's caches lag, too.
+const LAG: Duration = Duration::from_mins(1);
+/// Most keys that are named as different.
+const MAX_NAMED: usize = 20;
+/// Most characters of a key that is named.
+const MAX_KEY: usize = 100;
+
+/// What a request says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    pub namespace: &'a str,
+    pub name: &'a str,
+    pub metadata: &'a HashMap<String, String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    objects: HashMap<Arc<str>, HashMap<Arc<str>, Named>>,
+    authentications: HashMap<AuthenticationName, Kept<Arc<AuthenticationSpec>>>,
+    /// Of the newest listing that began.
+    epoch: u64,
+}
+
+/// What bears one name: a ScaledObject, a ScaledJob, or both.
+#[derive(Debug, Default)]
+struct Named {
+    scaled_object: Option<Known>,
+    scaled_job: Option<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    triggers: Kept<Arc<[Arc<Stored>]>>,
+    /// What they were before, and until when that counts.
+    before: Option<(Arc<[Arc<Stored>]>, Instant)>,
+}
+
+#[derive(Debug)]
+struct Kept<T> {
+    value: T,
+    /// Of the listing that saw it last.
+    epoch: u64,
+    /// When it was read by itself, unless a watch has told of it since.
+    read_at: Option<Instant>,
+}
+
+/// Something that a watch tells of, or that was read by itself.
+#[derive(Debug)]
+pub(super) enum Item {
+    Scaled(Scaled),
+    Authentication(AuthenticationName, Arc<AuthenticationSpec>),
+}
+
+/// What a watch covers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Scope {
+    pub(super) what: Watched,
+    /// All of them, or cluster-scoped, if `None`.
+    pub(super) namespace: Option<Arc<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Watched {
+    Scaled(Kind),
+    TriggerAuthentication,
+    ClusterTriggerAuthentication,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) enum Found {
+    /// `read_at` is set if no watch vouches for it.
+    One {
+        trigger: Arc<Stored>,
+        read_at: Option<Instant>,
+    },
+    /// Equal triggers with different credentials.
+    Several,
+    None,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.what {
+            Watched::Scaled(Kind::ScaledObject) => "scaledobjects",
+            Watched::Scaled(Kind::ScaledJob) => "scaledjobs",
+            Watched::TriggerAuthentication => "triggerauthentications",
+            Watched::ClusterTriggerAuthentication => "clustertriggerauthentications",
+        })?;
+        match &self.namespace {
+            Some(namespace) => write!(f, " in the namespace {namespace}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Index {
+    pub(super) fn find(&self, claim: &Claim<'_>, now: Instant) -> Found {
+        let Some(named) = self.named(claim) else { return Found::None };
+        for known in [&named.scaled_object, &named.scaled_job].into_iter().flatten() {
+            let before = known.before.as_ref().filter(|(_, until)| now < *until);
+            let generations = [Some(&known.triggers.value), before.map(|(triggers, _)| triggers)];
+            for triggers in generations.into_iter().flatten() {
+                let mut equal = triggers.iter().filter(|trigger| trigger.is_claimed_by(claim));
+                let Some(first) = equal.next() else { continue };
+                if equal.any(|other| other.authentication != first.authentication) {
+                    return Found::Several;
+                }
+                let read_at = known.triggers.read_at;
+                return Found::One { trigger: first.clone(), read_at };
+            }
+        }
+        Found::None
+    }
+
+    /// The keys in which a request differs from the trigger that it is most like. `None` if there
+    /// is none of that name. For our log: told to who asks, it would tell another's metadata.
+    pub(super) fn differences(&self, claim: &Claim<'_>) -> Option<Vec<String>> {
+        let named = self.named(claim)?;
+        let known = [&named.scaled_object, &named.scaled_job].into_iter().flatten();
+        let differences = known
+            .flat_map(|known| known.triggers.value.iter())
+            .map(|trigger| trigger.differences(claim))
+            .min_by_key(BTreeSet::len)
+            .unwrap_or_default();
+        let named = differences.into_iter().take(MAX_NAMED).map(|key| shorten(key, MAX_KEY));
+        Some(named.collect())
+    }
+
+    fn named(&self, claim: &Claim<'_>) -> Option<&Named> {
+        self.objects.get(claim.namespace)?.get(claim.name)
+    }
+
+    pub(super) fn authentication(
+        &self,
+        name: &AuthenticationName,
+    ) -> Option<(Arc<AuthenticationSpec>, Option<Instant>)> {
+        let kept = self.authentications.get(name)?;
+        Some((kept.value.clone(), kept.read_at))
+    }
+
+    /// All triggers that are known.
+    pub(super) fn triggers(&self) -> Vec<Arc<Stored>> {
+        let named = self.objects.values().flat_map(HashMap::values);
+        let known = named.flat_map(|named| [&named.scaled_object, &named.scaled_job]);
+        known.flatten().flat_map(|known| known.triggers.value.iter().cloned()).collect()
+    }
+
+    /// A watch tells of it, or, with `read_at`, it was read by itself.
+    pub(super) fn put(&mut self, item: Item, read_at: Option<Instant>, now: Instant) {
+        let epoch = self.epoch;
+        match item {
+            Item::Scaled(scaled) => {
+                let Scaled { kind, namespace, name, triggers } = scaled;
+                let triggers = Kept { value: triggers, epoch, read_at };
+                let named = self.objects.entry(namespace).or_default().entry(name).or_default();
+                let place = named.of(kind);
+                let before = match place.take() {
+                    Some(known) if known.triggers.value == triggers.value => known.before,
+                    Some(known) => Some((known.triggers.value, now + LAG)),
+                    None => None,
+                };
+                *place = Some(Known { triggers, before });
+            }
+            Item::Authentication(name, value) => {
+                // Whoever resolved it knows by the pointer that it has not changed.
+                let value = match self.authentications.get(&name) {
+                    Some(kept) if kept.value == value => kept.value.clone(),
+                    _ => value,
+                };
+                self.authentications.insert(name, Kept { value, epoch, read_at });
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, item: &Item) {
+        match item {
+            Item::Scaled(scaled) => {
+                self.remove_scaled(scaled.kind, &scaled.namespace, &scaled.name);
+            }
+            Item::Authentication(name, _) => self.remove_authentication(name),
+        }
+    }
+
+    pub(super) fn remove_scaled(&mut self, kind: Kind, namespace: &str, name: &str) {
+        if let Some(objects) = self.objects.get_mut(namespace)
+            && let Some(named) = objects.get_mut(name)
+        {
+            *named.of(kind) = None;
+            if named.is_empty() {
+                objects.remove(name);
+            }
+            if objects.is_empty() {
+                self.objects.remove(namespace);
+            }
+        }
+    }
+
+    pub(super) fn remove_authentication(&mut self, name: &AuthenticationName) {
+        self.authentications.remove(name);
+    }
+
+    /// A listing begins.
+    pub(super) fn begin(&mut self) -> u64 {
+        self.epoch += 1;
+        self.epoch
+    }
+
+    /// A listing that began as `epoch` is complete: what it did not see is gone.
+    pub(super) fn end(&mut self, scope: &Scope, epoch: u64) {
+        let covers = |namespace: &str| scope.namespace.as_deref().is_none_or(|it| it == namespace);
+        match scope.what {
+            Watched::Scaled(kind) => {
+                for (namespace, objects) in &mut self.objects {
+                    for named in objects.values_mut().filter(|_| covers(namespace)) {
+                        let place = named.of(kind);
+                        if place.as_ref().is_some_and(|known| known.triggers.epoch < epoch) {
+                            *place = None;
+                        }
+                    }
+                }
+                for objects in self.objects.values_mut() {
+                    objects.retain(|_, named| !named.is_empty());
+                }
+                self.objects.retain(|_, objects| !objects.is_empty());
+            }
+            Watched::TriggerAuthentication => self.authentications.retain(|name, kept| {
+                kept.epoch >= epoch || !name.namespace.as_deref().is_some_and(covers)
+            }),
+            Watched::ClusterTriggerAuthentication => self
+                .authentications
+                .retain(|name, kept| kept.epoch >= epoch || name.namespace.is_some()),
+        }
+    }
+}
+
+impl Named {
+    fn of(&mut self, kind: Kind) -> &mut Option<Known> {
+        match kind {
+            Kind::ScaledObject => &mut self.scaled_object,
+            Kind::ScaledJob => &mut self.scaled_job,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.scaled_object.is_none() && self.scaled_job.is_none()
+    }
+}
+
+impl Stored {
+    fn is_claimed_by(&self, claim: &Claim<'_>) -> bool {
+        let literal = self.metadata.iter().filter(|(key, _)| !is_resolved(key));
+        let mut literals = 0;
+        for (key, value) in literal {
+            if claim.metadata.get(&**key).map(String::as_str) != Some(value) {
+                return false;
+            }
+            literals += 1;
+        }
+        let others = claim.metadata.keys().filter(|key| !is_resolved(key)).count() - literals;
+        let mut resolved = claim.metadata.keys().filter(|key| is_resolved(key));
+        others == 0 && resolved.all(|key| self.value(key).is_some())
+    }
+
+    fn differences<'a>(&'a self, claim: &Claim<'a>) -> BTreeSet<&'a str> {
+        let stored = self.metadata.iter().map(|(key, _)| &**key);
+        let keys = stored.chain(claim.metadata.keys().map(String::as_str));
+        let differs = |key: &&str| {
+            let (stored, claimed) = (self.value(key), claim.metadata.get(*key));
+            if is_resolved(key) { stored.is_none() } else { stored != claimed.map(String::as_str) }
+        };
+        keys.filter(differs).collect()
+    }
+
+    /// Of its metadata.
+    pub fn value(&self, key: &str) -> Option<&str> {
+        let place = self.metadata.binary_search_by(|(stored, _)| (**stored).cmp(key)).ok()?;
+        Some(&self.metadata[place].1)
+    }
+}
+
+/// KEDA sends the value of the variable that such a key names, and leaves the key out if there is
+/// none (`parseExternalScalerMetadata`, `pkg/scalers/external_scaler.go`).
+fn is_resolved(key: &str) -> bool {
+    key.ends_with("FromEnv")
+}

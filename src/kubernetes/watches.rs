@@ -1,0 +1,284 @@
+//! Follows what happens to KEDA's objects: one task for each kind and namespace. What a watch
+//! tells goes into the index; while Kubernetes is away, the last known state stays.
+
+use std::{
+    collections::HashSet,
+    pin::pin,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject},
+    runtime::watcher::{self, Event, watcher},
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ReadError, Shared,
+    access::WATCH_SECONDS,
+    index::{Item, Scope, Watched},
+    objects::{
+        Kind, Scaled, authentication, cluster_trigger_authentications, trigger_authentications,
+    },
+};
+
+/// Objects in one page of a listing.
+const PAGE: u32 = 500;
+/// How long one page may take.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pauses after failures: from the first, doubled with each, up to the second.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// The same, of a watch that is forbidden until somebody mends it.
+const FORBIDDEN_PAUSE: Duration = Duration::from_mins(1);
+
+/// Follows KEDA's objects, once it is run.
+pub struct Watches {
+    shared: Arc<Shared>,
+    client: Client,
+}
+
+/// One kind, in one namespace or all.
+struct Follower {
+    shared: Arc<Shared>,
+    scope: Scope,
+    /// Of the listing that is under way.
+    epoch: Option<u64>,
+    /// Since it last told something.
+    failures: u32,
+    failing: Option<ReadError>,
+}
+
+impl Watches {
+    pub(super) fn new(shared: Arc<Shared>, client: Client) -> Self {
+        Self { shared, client }
+    }
+
+    /// Until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let scopes = scopes(&self.shared.config.namespaces);
+        self.shared.unsettled().extend(scopes.iter().cloned());
+        let mut tasks = JoinSet::new();
+        for scope in scopes {
+            let (shared, client) = (self.shared.clone(), self.client.clone());
+            let follower = Follower { shared, scope, epoch: None, failures: 0, failing: None };
+            tasks.spawn(follower.run(client));
+        }
+        let ended = async {
+            while let Some(ended) = tasks.join_next().await {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a watch panicked");
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            // None ends by itself.
+            () = ended => stop.cancelled().await,
+        }
+    }
+}
+
+fn scopes(namespaces: &[Arc<str>]) -> Vec<Scope> {
+    let namespaces: Vec<_> = match namespaces {
+        [] => vec![None],
+        some => some.iter().cloned().map(Some).collect(),
+    };
+    let namespaced = [
+        Watched::Scaled(Kind::ScaledObject),
+        Watched::Scaled(Kind::ScaledJob),
+        Watched::TriggerAuthentication,
+    ];
+    let namespaced = namespaced.into_iter().flat_map(|what| {
+        namespaces.iter().map(move |namespace| Scope { what, namespace: namespace.clone() })
+    });
+    let cluster = Scope { what: Watched::ClusterTriggerAuthentication, namespace: None };
+    namespaced.chain([cluster]).collect()
+}
+
+impl Follower {
+    async fn run(mut self, client: Client) {
+        let resource = self.scope.what.resource();
+        let api: Api<DynamicObject> = match &self.scope.namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+            None => Api::all_with(client, &resource),
+        };
+        let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
+        loop {
+            let mut events = pin!(watcher(api.clone(), config.clone()));
+            let mut is_listing = true;
+            // A watcher may insist on what cannot be had any more: then another one lists anew.
+            let mut insists = false;
+            while !insists {
+                // While it watches, silence is no failure, and a lost connection is noticed
+                // elsewhere (`read_timeout`).
+                let limit = if is_listing { PAGE_TIMEOUT } else { Duration::MAX };
+                match timeout(limit, events.next()).await {
+                    Ok(Some(Ok(event))) => {
+                        is_listing = matches!(event, Event::Init | Event::InitApply(_));
+                        self.hear(event);
+                    }
+                    Ok(Some(Err(error))) => {
+                        insists = is_gone(&error);
+                        self.fails(failure(error, &self.scope));
+                        sleep(self.pause()).await;
+                    }
+                    Ok(None) => break,
+                    Err(_elapsed) => {
+                        let cause = format!("no answer within {limit:?}");
+                        self.fails(ReadError::Unreachable { cause });
+                        break;
+                    }
+                }
+            }
+            sleep(self.pause()).await;
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        if matches!(self.failing, Some(ReadError::Forbidden { .. })) {
+            return FORBIDDEN_PAUSE;
+        }
+        let (shortest, longest) = PAUSES;
+        let pause = shortest * 2_u32.pow(self.failures.saturating_sub(1).min(16));
+        pause.min(longest).mul_f64(0.5 + fastrand::f64())
+    }
+
+    fn hear(&mut self, event: Event<DynamicObject>) {
+        let now = Instant::now();
+        match event {
+            Event::Init => {
+                self.epoch = Some(self.shared.index().begin());
+                return;
+            }
+            Event::InitApply(object) => {
+                let item = self.scope.what.item(object);
+                self.shared.index().put(item, None, now);
+                return;
+            }
+            Event::InitDone => {
+                let epoch = self.epoch.take().unwrap_or_default();
+                self.shared.index().end(&self.scope, epoch);
+            }
+            Event::Apply(object) => {
+                let item = self.scope.what.item(object);
+                self.shared.index().put(item, None, now);
+            }
+            Event::Delete(object) => {
+                let item = self.scope.what.item(object);
+                self.shared.index().remove(&item);
+            }
+        }
+        self.failures = 0;
+        if self.failing.take().is_some() && self.shared.is_told_again(&self.scope) {
+            tracing::info!("Kubernetes tells of changes again");
+        }
+        if !matches!(self.scope.what, Watched::Scaled(_)) {
+            self.shared.changes.send_modify(|changes| *changes += 1);
+        }
+        self.settle();
+    }
+
+    /// Said once: what RBAC forbids stays so until somebody mends it, and the API server is away
+    /// for all watches at once.
+    fn fails(&mut self, error: ReadError) {
+        self.failures = self.failures.saturating_add(1);
+        let is_forbidden = matches!(error, ReadError::Forbidden { .. });
+        if is_forbidden && self.failing.as_ref() != Some(&error) {
+            let instead = self.scope.what.instead();
+            tracing::warn!(%error, instead, "a watch is forbidden");
+        } else if !is_forbidden && self.shared.is_first_failure(&self.scope) {
+            tracing::warn!(
+                %error,
+                "Kubernetes does not tell of changes; what is known stays in use"
+            );
+        }
+        self.failing = Some(error);
+        self.settle();
+    }
+
+    fn settle(&self) {
+        let mut unsettled = self.shared.unsettled();
+        if unsettled.remove(&self.scope) && unsettled.is_empty() {
+            self.shared.settled.send_replace(true);
+        }
+    }
+}
+
+impl Shared {
+    fn unsettled(&self) -> MutexGuard<'_, HashSet<Scope>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no other watch failed before.
+    fn is_first_failure(&self, scope: &Scope) -> bool {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_none = failing.is_empty();
+        failing.insert(scope.clone());
+        was_none
+    }
+
+    /// Whether no watch fails any more.
+    fn is_told_again(&self, scope: &Scope) -> bool {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        failing.remove(scope) && failing.is_empty()
+    }
+}
+
+impl Watched {
+    fn resource(self) -> ApiResource {
+        match self {
+            Self::Scaled(kind) => kind.resource(),
+            Self::TriggerAuthentication => trigger_authentications(),
+            Self::ClusterTriggerAuthentication => cluster_trigger_authentications(),
+        }
+    }
+
+    fn item(self, object: DynamicObject) -> Item {
+        match self {
+            Self::Scaled(kind) => Item::Scaled(Scaled::read(kind, object)),
+            Self::TriggerAuthentication | Self::ClusterTriggerAuthentication => {
+                let (name, spec) = authentication(object);
+                Item::Authentication(name, spec)
+            }
+        }
+    }
+
+    /// What is done without the watch.
+    fn instead(self) -> &'static str {
+        match self {
+            Self::Scaled(_) => "each is read by itself when it is asked for, and again each minute",
+            Self::TriggerAuthentication | Self::ClusterTriggerAuthentication => {
+                "each is read by itself, if that is allowed; else triggers that refer to one fail"
+            }
+        }
+    }
+}
+
+/// kube's watcher starts anew from the version it knows, though that is gone, unless it is told so
+/// by an event.
+fn is_gone(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => {
+            matches!(status.code, 404 | 410)
+        }
+        _ => false,
+    }
+}
+
+fn failure(error: watcher::Error, scope: &Scope) -> ReadError {
+    let what = format!("list and watch {scope}");
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => ReadError::new(error, what),
+        watcher::Error::WatchError(status) => ReadError::new(kube::Error::Api(status), what),
+        watcher::Error::NoResourceVersion => ReadError::NotUnderstood { what },
+    }
+}
