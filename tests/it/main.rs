@@ -7,6 +7,7 @@
 mod harness;
 mod engine;
 mod fake_scaler;
+mod fake_kubernetes;
 
 mod conformance;
 mod replies;
