@@ -115,10 +115,14 @@ impl Store {
         self.kinds.push(Kind { names, namespaced });
     }
 
-    /// Its objects go too.
+    /// Its objects are deleted before.
     pub(super) fn uninstall(&mut self, group: &str) {
+        let keys: Vec<Key> =
+            self.objects.keys().filter(|key| key.group == group).cloned().collect();
+        for key in keys {
+            self.delete(&key.plural, &key.namespace, &key.name);
+        }
         self.kinds.retain(|kind| kind.names.group != group);
-        self.objects.retain(|key, _| key.group != group);
     }
 
     #[track_caller]

@@ -145,8 +145,7 @@ impl Watching {
         if !self.first.is_empty() {
             return News::Lines(std::mem::take(&mut self.first));
         }
-        let known = |kind: &Kind| kind.names == self.kind.names;
-        if self.is_over || self.cuts != store.cuts || !store.kinds.iter().any(known) {
+        if self.is_over || self.cuts != store.cuts {
             return News::End;
         }
         let lines: String = store
@@ -162,7 +161,11 @@ impl Watching {
             })
             .collect();
         self.version = store.version.max(self.version);
-        if lines.is_empty() { News::Nothing } else { News::Lines(lines) }
+        if !lines.is_empty() {
+            return News::Lines(lines);
+        }
+        let is_known = store.kinds.iter().any(|known| known.names == self.kind.names);
+        if is_known { News::Nothing } else { News::End }
     }
 
     fn bookmark(&self, version: u64, ends_list: bool) -> String {
