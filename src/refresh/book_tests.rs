@@ -3,7 +3,7 @@
 use super::{
     book::Book,
     health::Change,
-    scripted::{ASKER, REFRESH, SINGLY, account, ample, demand, demand_of, outage},
+    scripted::{ASKER, REFRESH, SINGLY, account, ample, demand, demand_of, outage, seconds},
     settle::remember,
     *,
 };
@@ -63,6 +63,17 @@ fn round(
         }));
     }
     told
+}
+
+/// How often a worker would look until then, if no request ended and nobody asked.
+fn looks(book: &mut Book, mut now: Instant, until: Instant) -> usize {
+    let mut looks = 0;
+    while let Some(at) = book.next_turn(now).filter(|at| *at < until) {
+        now = at;
+        book.take_due(now, usize::MAX);
+        looks += 1;
+    }
+    looks
 }
 
 #[test]
@@ -188,6 +199,23 @@ fn a_query_without_an_outcome_has_failed() {
     let failure = watched.borrow().failure.clone();
     assert!(matches!(failure, Some(SourceError::NotUnderstood { .. })));
     assert_eq!(book.next_turn(now), Some(now + REFRESH));
+}
+
+#[test]
+fn what_waits_for_a_query_in_quarantine_to_end_is_not_looked_at_meanwhile() {
+    let (mut book, now) = (book(), Instant::now());
+    let _watched = ["a", "b"].map(|text| book.ask(&demand(text), ASKER, now).0);
+    round(&mut book, now, |_| Err(malformed()));
+    let now = now + REFRESH * 2;
+    let [batch] = &*book.take_due(now, usize::MAX) else { panic!("one goes, and one waits") };
+    let ends_at = now + seconds(10);
+    assert_eq!(looks(&mut book, now, ends_at), 0);
+    // Nor what was taken before.
+    book.take_again(&batch.account, batch.queries.clone());
+    assert_eq!(looks(&mut book, now, ends_at), 0);
+    settle(&mut book, batch, Err(malformed()), ends_at);
+    assert_eq!(book.next_turn(ends_at), Some(ends_at + Duration::from_millis(1)));
+    assert_eq!(book.take_due(ends_at, usize::MAX).len(), 1);
 }
 
 /// So many points, the newest of which is of a bucket that still fills.

@@ -166,4 +166,9 @@ impl Ledger {
         self.in_flight < self.most_in_flight()
             && self.health.retry_at().is_none_or(|retry_at| retry_at <= now)
     }
+
+    /// Whether requests of this lane may be sent beside what is under way.
+    pub(super) fn is_open(&self, lane: Lane) -> bool {
+        lane != Lane::Quarantine || self.quarantined.is_none()
+    }
 }

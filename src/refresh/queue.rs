@@ -84,7 +84,7 @@ impl Queue {
     /// Whether anything of this lane could be sent now, and in which order: what is left of a
     /// divided batch first of all.
     pub(super) fn head(&self, lane: Lane, now: Instant, filled: &Filled) -> Option<u64> {
-        if self.again.iter().any(|(of, _)| *of == lane) {
+        if self.has_again(lane) {
             return Some(0);
         }
         self.first_due(lane, now, filled).map(|(place, _)| place.order)
@@ -133,17 +133,21 @@ impl Queue {
         Some(Taken::New(queries.map(|waiting| waiting.query).collect()))
     }
 
-    /// When something falls due, unless it is due already.
-    pub(super) fn next_due(&self, filled: &Filled) -> Option<Instant> {
-        let heads = self.lines.iter().filter_map(|(class, line)| {
+    /// From when on anything of this lane can be sent.
+    pub(super) fn next_due(&self, lane: Lane, now: Instant, filled: &Filled) -> Option<Instant> {
+        if self.has_again(lane) {
+            return Some(now);
+        }
+        let lines = self.lines.iter().filter(|(class, _)| class.lane == lane);
+        let heads = lines.filter_map(|(class, line)| {
             let first = line.values().take(LOOK_AHEAD).map(|waiting| waiting.due_at).min()?;
             Some(first + filled.wait_of(class, line.len()))
         });
         heads.min()
     }
 
-    pub(super) fn has_again(&self) -> bool {
-        !self.again.is_empty()
+    fn has_again(&self, lane: Lane) -> bool {
+        self.again.iter().any(|(of, _)| *of == lane)
     }
 
     /// How many of its class stand before this place; not beyond `most`.

@@ -73,8 +73,7 @@ impl Book {
             let is_failing = ledger.health.retry_at().is_some();
             let only = if is_failing { ledger.queue.longest_waiting(now) } else { None };
             for (at, lane) in Lane::ALL.into_iter().enumerate() {
-                let is_busy = lane == Lane::Quarantine && ledger.quarantined.is_some();
-                if is_busy || only.is_some_and(|only| only != lane) {
+                if !ledger.is_open(lane) || only.is_some_and(|only| only != lane) {
                     continue;
                 }
                 let Some(order) = ledger.queue.head(lane, now, &filled) else { continue };
@@ -158,9 +157,9 @@ impl Book {
             }
             let id = self.organisations.of(&ledger.payer, now);
             let filled = self.organisations.filled(id, self.config.batch_queries, now);
-            let next_due = || ledger.queue.next_due(&filled);
-            let due_at = if ledger.queue.has_again() { Some(now) } else { next_due() };
-            let Some(due_at) = due_at else { continue };
+            let open = Lane::ALL.into_iter().filter(|lane| ledger.is_open(*lane));
+            let next_due = open.filter_map(|lane| ledger.queue.next_due(lane, now, &filled)).min();
+            let Some(due_at) = next_due else { continue };
             let may_at = ledger.health.retry_at().map_or(due_at, |retry_at| due_at.max(retry_at));
             let Some(budget) = self.organisations.budget(id) else { continue };
             if may_at > now {
