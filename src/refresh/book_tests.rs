@@ -3,7 +3,9 @@
 use super::{
     book::Book,
     health::Change,
-    scripted::{ASKER, REFRESH, SINGLY, account, ample, demand, demand_of, outage, seconds},
+    scripted::{
+        ASKER, CONFIG, REFRESH, SINGLY, account, ample, demand, demand_of, outage, seconds,
+    },
     settle::remember,
     *,
 };
@@ -216,6 +218,28 @@ fn what_waits_for_a_query_in_quarantine_to_end_is_not_looked_at_meanwhile() {
     settle(&mut book, batch, Err(malformed()), ends_at);
     assert_eq!(book.next_turn(ends_at), Some(ends_at + Duration::from_millis(1)));
     assert_eq!(book.take_due(ends_at, usize::MAX).len(), 1);
+}
+
+#[test]
+fn what_waits_for_company_keeps_nobody_of_a_failing_account_waiting() {
+    let start = Instant::now();
+    let mut book = Book::new(CONFIG, 0, start);
+    let known = demand("known");
+    let _watched = book.ask(&known, ASKER, start).0;
+    // With little left to be sent at once, first readings wait for company.
+    for _ in 0..12 {
+        book.organisations.send(&book.ledgers[&known.account].payer, start);
+    }
+    for (at, outcome) in [(1, Ok(answer())), (16, Err(outage())), (31, Err(outage()))] {
+        let now = start + seconds(at);
+        let [batch] = &*book.take_due(now, usize::MAX) else { panic!("one is due") };
+        book.settle(batch.clone(), Reply { outcomes: vec![outcome], rate_limit: None }, now, now);
+    }
+    // It falls due when the account may be tried again; somebody new did so just before.
+    let due_at = start + seconds(46);
+    let asked_at = due_at - Duration::from_millis(50);
+    let _new = book.ask(&demand("new"), ASKER, asked_at).0;
+    assert_eq!(looks(&mut book, asked_at, due_at + seconds(1)), 1);
 }
 
 /// So many points, the newest of which is of a bucket that still fills.

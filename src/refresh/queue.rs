@@ -90,16 +90,17 @@ impl Queue {
         self.first_due(lane, now, filled).map(|(place, _)| place.order)
     }
 
-    /// The lane of whoever has been due for the longest time.
-    pub(super) fn longest_waiting(&self, now: Instant) -> Option<Lane> {
+    /// The lane of whoever could have been sent for the longest time.
+    pub(super) fn longest_waiting(&self, now: Instant, filled: &Filled) -> Option<Lane> {
         if let Some((lane, _)) = self.again.front() {
             return Some(*lane);
         }
-        let heads = self.lines.iter().filter_map(|(class, line)| {
-            let due = line.values().take(LOOK_AHEAD).map(|waiting| waiting.due_at);
-            Some((due.filter(|due_at| *due_at <= now).min()?, class.lane))
-        });
-        heads.min_by_key(|(due_at, _)| *due_at).map(|(_, lane)| lane)
+        let heads = self
+            .lines
+            .iter()
+            .filter_map(|(class, line)| Some((filled.due_at(class, line)?, class.lane)));
+        let (due_at, lane) = heads.min_by_key(|(due_at, _)| *due_at)?;
+        (due_at <= now).then_some(lane)
     }
 
     /// The next request of this lane. Its queries have left the queue.
@@ -139,11 +140,7 @@ impl Queue {
             return Some(now);
         }
         let lines = self.lines.iter().filter(|(class, _)| class.lane == lane);
-        let heads = lines.filter_map(|(class, line)| {
-            let first = line.values().take(LOOK_AHEAD).map(|waiting| waiting.due_at).min()?;
-            Some(first + filled.wait_of(class, line.len()))
-        });
-        heads.min()
+        lines.filter_map(|(class, line)| filled.due_at(class, line)).min()
     }
 
     fn has_again(&self, lane: Lane) -> bool {
@@ -180,6 +177,12 @@ pub(super) struct Filled {
 }
 
 impl Filled {
+    /// From when on the first of a line can be sent.
+    fn due_at(&self, class: &Class, line: &BTreeMap<Place, Waiting>) -> Option<Instant> {
+        let first = line.values().take(LOOK_AHEAD).map(|waiting| waiting.due_at).min()?;
+        Some(first + self.wait_of(class, line.len()))
+    }
+
     fn wait_of(&self, class: &Class, waiting: usize) -> Duration {
         let is_full = waiting >= self.most_queries.min(class.company);
         if class.lane == Lane::First && !is_full { self.first_wait } else { Duration::ZERO }

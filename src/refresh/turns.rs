@@ -71,7 +71,7 @@ impl Book {
             let filled = self.organisations.filled(id, self.config.batch_queries, now);
             // An account that fails is tried with what has waited longest.
             let is_failing = ledger.health.retry_at().is_some();
-            let only = if is_failing { ledger.queue.longest_waiting(now) } else { None };
+            let only = if is_failing { ledger.queue.longest_waiting(now, &filled) } else { None };
             for (at, lane) in Lane::ALL.into_iter().enumerate() {
                 if !ledger.is_open(lane) || only.is_some_and(|only| only != lane) {
                     continue;
