@@ -156,6 +156,8 @@ struct Chaos {
     organisations: Vec<Organisation>,
     wanted: Vec<(Demand, Wanted)>,
     under_way: Vec<(u64, Batch, Reply, Instant)>,
+    /// In a row, each a millisecond after the other.
+    looks_in_vain: u32,
     log: Vec<String>,
 }
 
@@ -173,6 +175,7 @@ impl Chaos {
             organisations,
             wanted: Vec::new(),
             under_way: Vec::new(),
+            looks_in_vain: 0,
             log: Vec::new(),
             random,
         }
@@ -236,10 +239,16 @@ impl Chaos {
     fn step(&mut self) {
         let now = self.now();
         self.book.plan(now);
-        for batch in self.book.take_due(now, 64) {
+        let due = self.book.take_due(now, 64);
+        let is_in_vain = due.is_empty();
+        for batch in due {
             self.send(batch);
         }
-        let turn = self.book.next_turn(now).map_or(u64::MAX, |at| {
+        let next_turn = self.book.next_turn(now);
+        let is_soon = next_turn.is_some_and(|at| at <= now + Duration::from_millis(1));
+        self.looks_in_vain = if is_in_vain && is_soon { self.looks_in_vain + 1 } else { 0 };
+        assert!(self.looks_in_vain < 10, "the book lets the worker look all the time");
+        let turn = next_turn.map_or(u64::MAX, |at| {
             u64::try_from(at.saturating_duration_since(self.start).as_micros().div_ceil(1_000))
                 .unwrap()
         });
