@@ -262,6 +262,19 @@ async fn an_outage_is_tried_with_less_only_if_it_lasts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_outage_after_a_429_is_not_tried_with_less() {
+    let script: Script = |at, queries| match at {
+        // Half a minute's pause follows.
+        0..20 => throttles(at, queries),
+        20..35 => outages(at, queries),
+        _ => sound(at, queries),
+    };
+    let engine = Engine::start(script, queries(20));
+    sleep(seconds(60)).await;
+    assert_eq!(engine.sizes(), [20; 4]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_processed_is_tried_whole_once_more_and_then_divided() {
     let script: Script = |at, queries| {
         if queries.iter().all(|query| is_sound(query)) {

@@ -37,7 +37,7 @@ pub(super) struct Entry {
     pub(super) trips: u32,
     /// Answers since its company last changed.
     pub(super) calm: u32,
-    /// How often in a row it had no answer.
+    /// How often in a row it had no answer, but for those times when the rate limit was spent.
     pub(super) failures: u32,
     /// What it is at fault in alone.
     pub(super) fault: Option<Fault>,

@@ -119,11 +119,16 @@ impl Book {
         entry.is_repeated = false;
         entry.travelled_with = travelled_with;
         let is_alone = travelled_with == 1;
-        entry.failures = entry.failures.saturating_add(1);
+        entry.failures = match &failure {
+            None => 0,
+            // That says nothing of the query.
+            Some(SourceError::Throttled { .. }) => entry.failures,
+            Some(_) => entry.failures.saturating_add(1),
+        };
         match &failure {
             None => {
                 let was_at_fault = entry.rejections > 0;
-                (entry.rejections, entry.failures) = (0, 0);
+                entry.rejections = 0;
                 entry.fault = None;
                 if was_at_fault {
                     entry.company = usize::MAX;
