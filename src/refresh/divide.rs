@@ -1,13 +1,13 @@
 //! A request fails for all of its queries at once, though one may be at fault. What of its outcomes
 //! can be believed, and what is to be asked again in parts. Pure.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{book::Book, entry::Entry, queue::Lane, travel::divided};
 use crate::{
-    demand::{Demand, Query},
+    demand::{Account, Demand, Query},
     source::{Answer, Batch, SourceError},
 };
 
@@ -26,17 +26,14 @@ impl Book {
         &mut self,
         batch: &Batch,
         outcomes: Vec<Outcome>,
+        failure_of_all: Option<&SourceError>,
         started_at: Instant,
     ) -> Option<Vec<Option<Outcome>>> {
         let size = batch.queries.len();
         if size < 2 {
             return Some(outcomes.into_iter().map(Some).collect());
         }
-        let of_all = match outcomes.first() {
-            Some(Err(error)) if outcomes.iter().all(Result::is_err) => Some(error),
-            _ => None,
-        };
-        if let Some(error) = of_all
+        if let Some(error) = failure_of_all
             && let Some(parts) = self.parts(batch, error)
         {
             let may_divide = self
@@ -50,9 +47,8 @@ impl Book {
             let is_of_company = !matches!(error, SourceError::Malformed { .. });
             for part in parts {
                 if is_of_company && part.len() < size {
-                    let part = Batch { account: batch.account.clone(), queries: part.clone() };
-                    self.each_of(&part, |entry| {
-                        entry.company = part.queries.len();
+                    self.each_of(&batch.account, &part, |entry| {
+                        entry.company = part.len();
                         entry.trips = entry.trips.saturating_add(1);
                         entry.calm = 0;
                     });
@@ -61,12 +57,14 @@ impl Book {
             }
             return None;
         }
-        match of_all {
+        match failure_of_all {
             Some(SourceError::TimedOut { .. }) => self.shrink(batch, started_at),
             // Datadog fails for some queries only, if it does so again and again.
             Some(SourceError::Outage { .. }) => {
                 let mut failures = 0;
-                self.each_of(batch, |entry| failures = failures.max(entry.failures));
+                self.each_of(&batch.account, &batch.queries, |entry| {
+                    failures = failures.max(entry.failures);
+                });
                 if failures > 0 {
                     self.shrink(batch, started_at);
                 }
@@ -79,7 +77,7 @@ impl Book {
     /// No part of a request has an answer: then nothing is known of any query in it. Each travels
     /// alone from then on.
     fn given_up(&mut self, batch: &Batch) -> Vec<Option<Outcome>> {
-        self.each_of(batch, |entry| entry.company = 1);
+        self.each_of(&batch.account, &batch.queries, |entry| entry.company = 1);
         let outage = || SourceError::Outage {
             host: batch.account.host(),
             what: "it rejects whatever travels together".to_owned(),
@@ -101,7 +99,7 @@ impl Book {
             // That passes, or is one query's.
             SourceError::Unprocessable => {
                 let mut was_repeated = false;
-                self.each_of(batch, |entry| {
+                self.each_of(&batch.account, &batch.queries, |entry| {
                     was_repeated |= std::mem::replace(&mut entry.is_repeated, true);
                 });
                 Some(if was_repeated { divided(queries(), "") } else { vec![queries()] })
@@ -122,7 +120,7 @@ impl Book {
             let is_small = entry.company != usize::MAX && entry.lane() != Lane::Quarantine;
             is_small && demand.account == batch.account && !batch.queries.contains(&demand.query)
         });
-        self.each_of(batch, |entry| {
+        self.each_of(&batch.account, &batch.queries, |entry| {
             let is_whole = entry.company == usize::MAX;
             entry.calm = 0;
             entry.company = match is_whole {
@@ -151,12 +149,9 @@ impl Book {
         let is_outage = missing > MAX_MISSING.max(size / 2);
         if is_outage {
             // Alone they will be believed.
-            for (query, _) in batch.queries.iter().zip(&is_missing).filter(|(_, is)| **is) {
-                let demand = Demand { account: batch.account.clone(), query: query.clone() };
-                if let Some(entry) = self.entries.get_mut(&demand) {
-                    entry.company = 1;
-                }
-            }
+            let all = batch.queries.iter().zip(&is_missing);
+            let missing = all.filter(|(_, is_missing)| **is_missing).map(|(query, _)| query);
+            self.each_of(&batch.account, missing, |entry| entry.company = 1);
         }
         let outcomes = outcomes.into_iter().zip(is_missing).map(|(outcome, is_missing)| {
             match (is_missing, is_outage) {
@@ -171,9 +166,14 @@ impl Book {
         outcomes.collect()
     }
 
-    fn each_of(&mut self, batch: &Batch, mut what: impl FnMut(&mut Entry)) {
-        for query in &batch.queries {
-            let demand = Demand { account: batch.account.clone(), query: query.clone() };
+    fn each_of<'a>(
+        &mut self,
+        account: &Arc<Account>,
+        queries: impl IntoIterator<Item = &'a Query>,
+        mut what: impl FnMut(&mut Entry),
+    ) {
+        for query in queries {
+            let demand = Demand { account: account.clone(), query: query.clone() };
             if let Some(entry) = self.entries.get_mut(&demand) {
                 what(entry);
             }

@@ -38,6 +38,10 @@ impl Book {
             let what = "the request was lost in the scaler; please report it".to_owned();
             Err(SourceError::NotUnderstood { host: batch.account.host(), what })
         });
+        let failure_of_all = match outcomes.first() {
+            Some(Err(error)) if outcomes.iter().all(Result::is_err) => Some(error.clone()),
+            _ => None,
+        };
         let jitter = self.jitter();
         let refresh = self.config.refresh;
         if let Some(ledger) = self.ledgers.get_mut(&batch.account) {
@@ -45,22 +49,19 @@ impl Book {
             if ledger.quarantined.as_ref() == batch.queries.first() {
                 ledger.quarantined = None;
             }
-            let of_all = outcomes.iter().all(Result::is_err).then(|| &outcomes[0]);
-            let is_throttled = matches!(of_all, Some(Err(SourceError::Throttled { .. })));
+            let is_throttled = matches!(failure_of_all, Some(SourceError::Throttled { .. }));
             self.is_changed |=
                 self.organisations.end(&ledger.payer, rate_limit.as_ref(), is_throttled, now);
-            if let Some(Err(SourceError::Throttled { limit, .. })) = of_all {
+            if let Some(SourceError::Throttled { limit, .. }) = &failure_of_all {
                 let id = self.organisations.of(&ledger.payer, now);
                 if let Some(budget) = self.organisations.budget(id) {
                     budget.pause(limit.as_ref(), jitter, now);
                 }
             }
-            let failure = of_all.and_then(|outcome| outcome.as_ref().err());
-            ledger.health.note_request(failure, started_at, refresh, jitter, now);
+            ledger.health.note_request(failure_of_all.as_ref(), started_at, refresh, jitter, now);
         }
-        let Some(outcomes) = self.take_apart(&batch, outcomes, started_at) else {
-            return Vec::new();
-        };
+        let outcomes = self.take_apart(&batch, outcomes, failure_of_all.as_ref(), started_at);
+        let Some(outcomes) = outcomes else { return Vec::new() };
         let mut changes = Vec::new();
         let Batch { account, queries } = batch;
         let travelled_with = queries.len();
