@@ -170,7 +170,7 @@ impl Book {
             rejections: 0,
             travelled_with: 0,
         };
-        self.entries.insert(demand.clone(), entry);
+        self.insert(demand, entry);
         self.note_asker(demand, asker, now);
         self.is_changed = true;
         self.wait(demand, self.first_at(now), false);
@@ -227,9 +227,9 @@ impl Book {
         };
         entry.turn = Turn::Waiting { class, place, due_at };
         let waiting = Waiting { query: demand.query.clone(), load: entry.load, due_at, ripe_at };
-        let ledger = self.ledgers.entry(demand.account.clone());
-        let ledger = ledger.or_insert_with(|| Ledger::new(&demand.account));
-        ledger.queue.enter(class, place, waiting);
+        if let Some(ledger) = self.ledgers.get_mut(&demand.account) {
+            ledger.queue.enter(class, place, waiting);
+        }
     }
 
     /// Out of the queue, if it stands in it; the caller gives it another turn.
@@ -321,7 +321,7 @@ impl Book {
             entry.latest.send_modify(|latest| Arc::make_mut(latest).failure = None);
             entry.trouble = Trouble::default();
             let is_asleep = matches!(entry.turn, Turn::Asleep(_));
-            self.entries.insert(heir.clone(), entry);
+            self.insert(&heir, entry);
             if is_asleep {
                 self.put_to_sleep(&heir);
             } else {
@@ -337,9 +337,18 @@ impl Book {
         }
     }
 
+    fn insert(&mut self, demand: &Demand, entry: Entry) {
+        let ledger = self.ledgers.entry(demand.account.clone());
+        ledger.or_insert_with(|| Ledger::new(&demand.account)).demands += 1;
+        self.entries.insert(demand.clone(), entry);
+    }
+
     fn remove(&mut self, demand: &Demand) -> Option<Entry> {
         self.leave_queue(demand);
         let entry = self.entries.remove(demand)?;
+        if let Some(ledger) = self.ledgers.get_mut(&demand.account) {
+            ledger.demands -= 1;
+        }
         if let Turn::Asleep(slot) = entry.turn {
             self.asleep.remove(&slot);
         }

@@ -242,6 +242,30 @@ fn what_waits_for_company_keeps_nobody_of_a_failing_account_waiting() {
     assert_eq!(looks(&mut book, asked_at, due_at + seconds(1)), 1);
 }
 
+#[test]
+fn accounts_that_nobody_uses_are_forgotten_when_they_are_many() {
+    let (mut book, start) = (book(), Instant::now());
+    let of = |n: usize| demand_of(&account("dd", &format!("key {n}")), "a");
+    let _watched = book.ask(&of(0), ASKER, start).0;
+    // One moves over to new keys.
+    let moved = other_demand("a");
+    book.replace(&of(0).account, &moved.account, start);
+    for n in 1..1_100 {
+        book.ask(&of(n), ASKER, start);
+    }
+    book.plan(start);
+    assert_eq!(book.ledgers.len(), 1_101);
+    let later = start + Duration::from_hours(3);
+    // All fall asleep, but for the one that is followed; then they are forgotten.
+    for now in [later, later + Duration::from_hours(1)] {
+        round(&mut book, now, |_| Ok(answer()));
+        book.plan(now);
+    }
+    assert_eq!(book.entries.len(), 1);
+    assert!(book.ledgers.keys().eq([&moved.account]));
+    assert_eq!(book.organisations.all().count(), 1);
+}
+
 /// So many points, the newest of which is of a bucket that still fills.
 fn reading(points: i64) -> Reading {
     let points = (0..points).map(|n| Point { at_ms: n * 10_000, value: 1.0 });

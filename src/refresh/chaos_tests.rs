@@ -207,6 +207,7 @@ impl Chaos {
         }
         assert_eq!((self.book.entries.len(), self.under_way.len()), (0, 0));
         assert!(self.book.namespaces.is_empty());
+        assert!(self.book.ledgers.values().all(|ledger| ledger.demands == 0));
         assert_eq!(self.book.next_turn(self.now()), None);
     }
 

@@ -77,6 +77,8 @@ pub(super) enum Turn {
 /// What is kept of an account.
 pub(super) struct Ledger {
     pub(super) payer: Payer,
+    /// Demands of it that are known.
+    pub(super) demands: usize,
     pub(super) queue: Queue,
     pub(super) in_flight: usize,
     /// What of the quarantine lane is under way; one at most, for it may be slow.
@@ -151,6 +153,7 @@ impl Ledger {
     pub(super) fn new(account: &Arc<Account>) -> Self {
         Self {
             payer: Payer::of(account),
+            demands: 0,
             queue: Queue::default(),
             in_flight: 0,
             quarantined: None,

@@ -1,6 +1,10 @@
 //! What the rate limits carry: who is read how often, and who not at all. Pure.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -10,7 +14,7 @@ use super::{
     entry::{Entry, Turn},
     fair::share_out,
     health::Change,
-    organisations::{OrganisationId, Told},
+    organisations::{OrganisationId, Payer, Told},
     queue::Lane,
 };
 use crate::{
@@ -244,14 +248,12 @@ impl Book {
     }
 
     fn forget_accounts(&mut self, now: Instant) {
-        let used: std::collections::HashSet<Arc<Account>> =
-            self.entries.keys().map(|demand| demand.account.clone()).collect();
-        if self.ledgers.len() > used.len() + MAX_LEDGERS {
-            self.ledgers.retain(|account, ledger| ledger.in_flight > 0 || used.contains(account));
+        let unused = self.ledgers.values().filter(|ledger| ledger.demands == 0).count();
+        if unused > MAX_LEDGERS {
+            self.ledgers.retain(|_, ledger| ledger.in_flight > 0 || ledger.demands > 0);
         }
-        let ledgers = &self.ledgers;
-        let is_in_use = |payer: &_| ledgers.values().any(|ledger| ledger.payer == *payer);
-        self.organisations.forget(is_in_use, now);
+        let payers: HashSet<&Payer> = self.ledgers.values().map(|ledger| &ledger.payer).collect();
+        self.organisations.forget(|payer| payers.contains(payer), now);
     }
 }
 
