@@ -266,6 +266,21 @@ fn accounts_that_nobody_uses_are_forgotten_when_they_are_many() {
     assert_eq!(book.organisations.all().count(), 1);
 }
 
+#[test]
+fn the_age_of_what_is_at_fault_is_not_counted_even_while_it_is_read() {
+    let (mut book, now) = (book(), Instant::now());
+    let _watched = book.ask(&demand("slow"), ASKER, now).0;
+    round(&mut book, now, |_| Ok(answer()));
+    let timed_out = || SourceError::TimedOut { host: "dd".into(), after: seconds(10) };
+    assert_eq!(book.totals(now).ages.len(), 1);
+    round(&mut book, now + REFRESH, |_| Err(timed_out()));
+    let now = now + REFRESH * 2;
+    assert_eq!(book.totals(now).ages.len(), 0);
+    assert_eq!(book.take_due(now, usize::MAX).len(), 1);
+    assert_eq!(book.totals(now).in_state(DemandState::Fetching), 1);
+    assert_eq!(book.totals(now).ages.len(), 0);
+}
+
 /// So many points, the newest of which is of a bucket that still fills.
 fn reading(points: i64) -> Reading {
     let points = (0..points).map(|n| Point { at_ms: n * 10_000, value: 1.0 });

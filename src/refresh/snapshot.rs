@@ -260,7 +260,7 @@ impl Entry {
 
     fn is_read_when_due(&self) -> bool {
         let is_awake = matches!(self.state(), DemandState::Awake | DemandState::Fetching);
-        is_awake && self.rejections == 0
+        is_awake && self.fault.is_none() && self.rejections == 0
     }
 }
 
