@@ -45,7 +45,7 @@ pub(super) struct Entry {
     pub(super) is_solo: bool,
     /// Whether the request was repeated whole that could not be processed.
     pub(super) is_repeated: bool,
-    /// How often in a row it was rejected alone.
+    /// How often in a row it was rejected alone, or could not be processed (422).
     pub(super) rejections: u32,
     /// Queries of the request that it last travelled in.
     pub(super) travelled_with: usize,

@@ -1,5 +1,6 @@
-//! How a pace is shared out among namespaces: max-min fairness. Who needs less than an equal part
-//! gets all it needs, and what it leaves goes to the others in equal parts. Pure.
+//! How a pace is shared out among namespaces. Who needs no more than an equal part gets all it needs,
+//! as in max-min fairness. What that leaves gives the others one interval in common, and so more to
+//! who asks for more; only who is much larger than the smallest of them has a longer one. Pure.
 
 use std::time::Duration;
 

@@ -27,7 +27,7 @@ const EVERY: Duration = Duration::from_secs(5);
 const SOONEST: Duration = Duration::from_secs(1);
 /// An interval that differs by less stays.
 const STEADY: f64 = 0.02;
-/// The part of a pace that rejected queries take at most.
+/// The part of a pace that queries in quarantine take at most.
 const MOST_QUARANTINED: f64 = 0.25;
 /// From how many refreshes on an interval is worth a line in the log.
 const WORTH_TELLING: u32 = 2;
@@ -133,7 +133,7 @@ impl Book {
         let (refresh, max_round) = (self.config.refresh, self.config.max_round);
         let is_known = self.organisations.has_answered(id);
         let budget = self.organisations.budget(id)?;
-        // Then nothing is known of what the limit carries later.
+        // During a pause, nothing is known of what the limit carries after it.
         if budget.paused_until(now).is_some() {
             return None;
         }

@@ -17,7 +17,8 @@ pub(super) enum Lane {
     Refresh,
     /// Has never been read.
     First,
-    /// Datadog rejects it; seldom anything comes of it.
+    /// At fault by itself: Datadog rejects it, keeps failing to process it (422), or takes too long.
+    /// Seldom anything comes of it.
     Quarantine,
 }
 
@@ -25,7 +26,7 @@ impl Lane {
     pub(super) const ALL: [Self; 3] = [Self::Refresh, Self::First, Self::Quarantine];
 
     /// What a turn of it counts: first readings take at most half of the turns, and when there are
-    /// not enough for all, a fifth, as rejected queries do.
+    /// not enough for all, a fifth, as those in quarantine do.
     pub(super) fn price(self, is_short: bool) -> u64 {
         match self {
             Self::Refresh => 1,

@@ -69,7 +69,7 @@ pub struct OrganisationStatus {
     pub intervals: (Duration, Duration),
     /// Nothing is sent for so long, since Datadog said that the limit is spent.
     pub paused: Option<Duration>,
-    /// Demands that are read, that are put off because Datadog rejects them, and that do not fit.
+    /// Demands that are read, that are at fault by themselves, and that do not fit.
     pub awake: usize,
     pub quarantined: usize,
     pub refused: usize,
@@ -102,7 +102,8 @@ pub enum DemandState {
     Awake,
     /// Being read.
     Fetching,
-    /// Rejected by Datadog, and read alone, ever less often.
+    /// At fault by itself: Datadog rejects it, keeps failing to process it (422), or takes too long.
+    /// Read less often, and in one request at a time for all such of an account.
     Quarantined,
     /// More than the rate limit carries.
     Refused,
