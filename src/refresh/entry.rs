@@ -8,8 +8,8 @@ use super::{
     Latest,
     health::{Health, Trouble},
     organisations::Payer,
-    queue::{Lane, Place, Queue},
-    travel::{Class, Load},
+    queue::{Class, Lane, Place, Queue},
+    travel::Load,
 };
 use crate::demand::{Account, Query};
 

@@ -7,8 +7,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::travel::{Class, Filling, Load};
-use crate::{demand::Query, source::Batch};
+use super::travel::{Filling, Load};
+use crate::{
+    demand::{Query, Window},
+    source::Batch,
+};
 
 /// Requests are shared out among these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +37,16 @@ impl Lane {
             Self::First | Self::Quarantine => 4,
         }
     }
+}
+
+/// What demands must have in common to travel together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Class {
+    pub(super) window: Window,
+    /// A stranger's first query is not to delay those that have answers.
+    pub(super) lane: Lane,
+    /// Most queries of a request that it travels in.
+    pub(super) company: usize,
 }
 
 /// A place in a line; the number tells apart what has one order.

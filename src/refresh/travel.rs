@@ -2,7 +2,6 @@
 
 use url::form_urlencoded::byte_serialize;
 
-use super::queue::Lane;
 use crate::{
     demand::{Query, Window},
     source::grammar,
@@ -54,16 +53,6 @@ impl Load {
         let of_bytes = (self.bytes + COMMA) as f64 / MAX_BYTES as f64;
         of_queries.max(of_bytes).min(1.0)
     }
-}
-
-/// What demands must have in common to travel together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Class {
-    pub(super) window: Window,
-    /// A stranger's first query is not to delay those that have answers.
-    pub(super) lane: Lane,
-    /// Most queries of a request that it travels in.
-    pub(super) company: usize,
 }
 
 /// A request that is being filled.
