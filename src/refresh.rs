@@ -8,8 +8,8 @@
 //!
 //! The book is told in several files: `turns` says whose turn it is, `settle` what came of a request,
 //! `divide` what one that failed as a whole proves; `plan` and `admission` say who is read how often,
-//! by what `organisations` (`budget`, `fair`) say may be sent. `queue` and `travel` fill requests;
-//! `health` says what a failure means.
+//! by what `organisations` (`meter`, `budget`, `fair`) say may be sent. `queue` and `travel` fill
+//! requests; `health` says what a failure means.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -35,6 +35,7 @@ mod plan;
 mod admission;
 mod entry;
 mod organisations;
+mod meter;
 mod budget;
 mod fair;
 mod queue;

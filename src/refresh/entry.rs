@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Latest,
     health::{Health, Trouble},
-    organisations::Payer,
+    meter::Payer,
     queue::{Class, Lane, Place, Queue},
     travel::Load,
 };

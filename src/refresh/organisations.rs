@@ -4,26 +4,21 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    hash::{Hash, Hasher},
-    sync::Arc,
     time::Duration,
 };
 
-use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
 
 use super::{
     budget::{Budget, Terms},
+    meter::{Meter, OrganisationId, Payer},
     queue::Filled,
     turns::Turns,
 };
 use crate::{
-    demand::{Account, Keys},
+    demand::Account,
     source::{RateLimit, SourceError},
 };
-
-/// How often in a row a meter must fall by too little before it is no more taken for a part.
-const PROOFS: u32 = 3;
 
 pub(super) struct Organisations {
     share: f64,
@@ -31,13 +26,6 @@ pub(super) struct Organisations {
     all: BTreeMap<OrganisationId, Organisation>,
     next_id: u64,
 }
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct OrganisationId(pub(super) u64);
-
-/// What Datadog counts requests for, as an account shows it: an address, and an API key or token.
-#[derive(Clone)]
-pub(super) struct Payer(Arc<Account>);
 
 pub(super) struct Organisation {
     pub(super) budget: Budget,
@@ -74,34 +62,6 @@ impl Round {
 pub(super) struct Told {
     pub(super) is_long: bool,
     pub(super) some_refused: bool,
-}
-
-/// What one payer's replies say.
-struct Meter {
-    organisation: OrganisationId,
-    terms: Option<Terms>,
-    /// Requests since it is known.
-    started: u64,
-    answered: u64,
-    /// Those of the period, and when that ends.
-    sent: f64,
-    sent_until: Instant,
-    /// At the last reply with no other request under way.
-    mark: Option<Mark>,
-    /// Requests of the others that were answered when the one under way began, if it was alone.
-    others_answered: u64,
-    /// How often in a row less was gone than the others had sent.
-    proofs: u32,
-    /// The organisation that it turned out not to be a part of.
-    left: Option<OrganisationId>,
-}
-
-struct Mark {
-    remaining: u64,
-    ends_at: Instant,
-    answered: u64,
-    /// Requests of the others that had been started.
-    others_started: u64,
 }
 
 impl Organisations {
@@ -177,12 +137,8 @@ impl Organisations {
             return;
         };
         organisation.budget.send(now);
-        meter.roll(organisation.budget.terms(), now);
-        meter.sent += 1.0;
-        if meter.started == meter.answered {
-            meter.others_answered = organisation.answered - meter.answered;
-        }
-        meter.started += 1;
+        let others_answered = organisation.answered - meter.answered;
+        meter.send(organisation.budget.terms(), others_answered, now);
         organisation.started += 1;
     }
 
@@ -214,7 +170,8 @@ impl Organisations {
         let belongs = is_alone || {
             let agrees = organisation.budget.terms().agree(&terms);
             let meter = self.meters.get_mut(payer).expect("whose request ended has a meter");
-            agrees && !meter.is_proof(said.remaining, &terms, organisation)
+            let others_started = organisation.started - meter.started;
+            agrees && !meter.is_proof(said.remaining, &terms, others_started)
         };
         if belongs {
             organisation.budget.learn(&terms, said.remaining, now);
@@ -256,8 +213,7 @@ impl Organisations {
                 .get(other)
                 .is_some_and(|other| other.budget.is_told && other.budget.terms().agree(terms))
         };
-        let is_of_site = |other: &Payer| other.0.base_url() == payer.0.base_url();
-        let mut others = self.meters.iter().filter(|(other, _)| is_of_site(other));
+        let mut others = self.meters.iter().filter(|(other, _)| other.shares_site_with(payer));
         let joined = others.find_map(|(_, meter)| {
             let other = meter.organisation;
             let is_proved = Some(other) == left || meter.left == Some(id);
@@ -325,94 +281,6 @@ impl Organisation {
     }
 }
 
-impl Meter {
-    fn new(organisation: OrganisationId, now: Instant) -> Self {
-        Self {
-            organisation,
-            terms: None,
-            started: 0,
-            answered: 0,
-            sent: 0.0,
-            sent_until: now,
-            mark: None,
-            others_answered: 0,
-            proofs: 0,
-            left: None,
-        }
-    }
-
-    fn roll(&mut self, terms: &Terms, now: Instant) {
-        if now >= self.sent_until {
-            self.sent = 0.0;
-        }
-        self.sent_until = terms.ends_at;
-    }
-
-    fn begin_anew(&mut self) {
-        (self.mark, self.proofs) = (None, 0);
-    }
-
-    /// Whether this reply is the last that was wanting to prove that the others of its organisation
-    /// are not counted with it: since the reply before, what is left fell by its own requests, but
-    /// by less than the others' beside them. Requests count that Datadog has seen for certain.
-    fn is_proof(
-        &mut self,
-        remaining: Option<u64>,
-        terms: &Terms,
-        organisation: &Organisation,
-    ) -> bool {
-        if self.started != self.answered {
-            return false;
-        }
-        let Some(remaining) = remaining else { return false };
-        let mark = self.mark.replace(Mark {
-            remaining,
-            ends_at: terms.ends_at,
-            answered: self.answered,
-            others_started: organisation.started - self.started,
-        });
-        let Some(mark) = mark else { return false };
-        let is_next_period = terms.ends_at > mark.ends_at + terms.period / 2;
-        let Some(fell) = mark.remaining.checked_sub(remaining).filter(|_| !is_next_period) else {
-            return false;
-        };
-        let own = self.answered - mark.answered;
-        let of_others = self.others_answered.saturating_sub(mark.others_started);
-        if of_others == 0 || fell < own {
-            return false;
-        }
-        self.proofs = if fell < own + of_others { self.proofs + 1 } else { 0 };
-        self.proofs >= PROOFS
-    }
-}
-
-impl Payer {
-    pub(super) fn of(account: &Arc<Account>) -> Self {
-        Self(account.clone())
-    }
-
-    fn key(&self) -> &str {
-        match self.0.keys() {
-            Keys::Pair { api: key, .. } | Keys::Bearer(key) => key.expose_secret(),
-        }
-    }
-}
-
-impl PartialEq for Payer {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.base_url() == other.0.base_url() && self.key() == other.key()
-    }
-}
-
-impl Eq for Payer {}
-
-impl Hash for Payer {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.base_url().hash(state);
-        self.key().hash(state);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -440,17 +308,6 @@ mod tests {
         let now = start + seconds(rounds * 15);
         let ids = payers.iter().map(|(payer, _)| organisations.of(payer, now));
         ids.collect::<std::collections::BTreeSet<_>>().len()
-    }
-
-    #[test]
-    fn one_api_key_is_one_organisation_whatever_the_application_key() {
-        let of = |api: &str, app: &str| {
-            let keys = Keys::Pair { api: api.into(), app: app.into() };
-            Payer::of(&Arc::new(Account::new("https://dd".parse().unwrap(), keys)))
-        };
-        assert!(of("a", "1") == of("a", "2"));
-        assert!(of("a", "1") != of("b", "1"));
-        assert!(payer("dd", "a") != payer("dd.eu", "a"));
     }
 
     #[test]

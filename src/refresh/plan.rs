@@ -14,7 +14,8 @@ use super::{
     entry::{Entry, Turn},
     fair::share_out,
     health::Change,
-    organisations::{OrganisationId, Payer, Told},
+    meter::{OrganisationId, Payer},
+    organisations::Told,
     queue::Lane,
 };
 use crate::{

@@ -12,7 +12,7 @@ use super::{
     Latest,
     book::Book,
     entry::{Entry, Turn},
-    organisations::OrganisationId,
+    meter::OrganisationId,
     queue::Lane,
 };
 use crate::{

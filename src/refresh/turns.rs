@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     book::{Book, TURNS},
     entry::Turn,
-    organisations::OrganisationId,
+    meter::OrganisationId,
     queue::{Lane, Taken},
 };
 use crate::{
