@@ -19,8 +19,11 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
 };
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::EnvFilter;
+use tracing::{Metadata, level_filters::LevelFilter};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::filter_fn, layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 const ABORTED: &str = "aborted by a second signal";
 /// Most characters of an error.
@@ -130,15 +133,19 @@ fn log_to_stderr(format: LogFormat, least: LevelFilter) -> anyhow::Result<()> {
         .from_env()
         .context("`RUST_LOG` is not understood")?;
     let in_colour = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let layer = tracing_subscriber::fmt::layer()
         .with_ansi(in_colour)
         // It would be told on the same stderr, with a panic if nobody reads that.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
+    let layer = match format {
+        LogFormat::Text => layer.boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+    };
+    // At no level: kube logs bodies that it does not understand, and there may be a secret in them.
+    // What fails is said by us.
+    let is_discreet = |metadata: &Metadata<'_>| !metadata.target().starts_with("kube_");
+    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(is_discreet));
+    registry.with(layer).init();
     Ok(())
 }

@@ -17,7 +17,9 @@ impl MetadataError {
         self.faults.iter().any(|fault| match fault {
             Fault::Missing { nearest: Some(nearest), .. } => nearest == advice.key(),
             Fault::Unwanted(unwanted) => unwanted == advice,
-            Fault::Missing { nearest: None, .. } | Fault::Invalid { .. } => false,
+            Fault::Missing { nearest: None, .. } | Fault::Invalid { .. } | Fault::Secret { .. } => {
+                false
+            }
         })
     }
 }
@@ -33,6 +35,10 @@ pub enum Fault {
         key: &'static str,
         value: String,
         expected: &'static str,
+    },
+    /// A key or token, whose value is not repeated.
+    Secret {
+        key: String,
     },
     /// With `--strict-metadata` only.
     Unwanted(Advice),
@@ -53,6 +59,11 @@ impl fmt::Display for Fault {
             Self::Invalid { key, value, expected } => {
                 write!(f, "`{key}` is \"{value}\", but must be {expected}")
             }
+            Self::Secret { key } => write!(
+                f,
+                "`{key}` does not belong into metadata, which others can read; put the keys into a \
+                 Secret, and refer to it with a TriggerAuthentication (`authenticationRef`)"
+            ),
             Self::Unwanted(advice) => advice.fmt(f),
         }
     }

@@ -54,17 +54,16 @@ pub(crate) const KEYS_OF_KEDA: [&str; 9] = [
     "unsafeSsl",
 ];
 
-/// Parameters of a TriggerAuthentication. In the metadata they have no effect.
-const CREDENTIALS: [&str; 9] = [
-    "apiKey",
-    "appKey",
-    "bearerToken",
+/// Parameters of a TriggerAuthentication that are secrets. Metadata is read by whoever may read
+/// the ScaledObject, and KEDA sends it in each request.
+const SECRETS: [&str; 4] = ["apiKey", "appKey", "bearerToken", "token"];
+/// The others. In the metadata they have no effect: keys go only where whoever gave them says.
+const PARAMETERS: [&str; 5] = [
     "datadogCaCert",
     "datadogMetricsService",
     "datadogMetricsServicePort",
     "datadogNamespace",
     "datadogSite",
-    "token",
 ];
 
 /// How alike two keys must be (0 to 1) for one to be taken for the other.
@@ -79,7 +78,7 @@ pub(super) const MAX_SHOWN: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Advice {
     Unknown { key: String },
-    Credential { key: String },
+    Parameter { key: String },
 }
 
 /// Whether it is one of ours, or was probably meant to be.
@@ -91,13 +90,18 @@ pub(crate) fn is_meant_for_us(key: &str) -> bool {
 /// What is to be said of the keys. Cheap: it is asked for with each RPC.
 pub(crate) fn advice(metadata: &HashMap<String, String>) -> Vec<Advice> {
     let question = |key: &str| {
-        if CREDENTIALS.contains(&key.strip_suffix("FromEnv").unwrap_or(key)) {
-            Advice::Credential { key: key.to_owned() }
+        if PARAMETERS.contains(&key.strip_suffix("FromEnv").unwrap_or(key)) {
+            Advice::Parameter { key: key.to_owned() }
         } else {
             Advice::Unknown { key: shorten(key, MAX_SHOWN) }
         }
     };
-    unknown_keys(metadata).map(question).collect()
+    unknown_keys(metadata).filter(|key| !is_secret(key)).map(question).collect()
+}
+
+/// Whether it is a key or token, or the name of a variable that holds one.
+pub(super) fn is_secret(key: &str) -> bool {
+    SECRETS.contains(&key.strip_suffix("FromEnv").unwrap_or(key))
 }
 
 /// In alphabetical order, and not too many.
@@ -126,7 +130,7 @@ impl Advice {
     /// The key that it is about.
     pub(super) fn key(&self) -> &str {
         match self {
-            Self::Unknown { key } | Self::Credential { key } => key,
+            Self::Unknown { key } | Self::Parameter { key } => key,
         }
     }
 }
@@ -140,10 +144,10 @@ impl fmt::Display for Advice {
                 }
                 None => write!(f, "`{key}` is not known; take it out"),
             },
-            Self::Credential { key } => write!(
+            Self::Parameter { key } => write!(
                 f,
-                "`{key}` has no effect in metadata; the server uses its own account (`DD_API_KEY`, \
-                 `DD_APP_KEY` and `DD_SITE`, or `--credentials-dir`)"
+                "`{key}` has no effect in metadata; it belongs into the TriggerAuthentication that \
+                 has the keys"
             ),
         }
     }
@@ -155,15 +159,15 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_questioned_without_its_value() {
-        let keys = ["query", "apiKeyFromEnv", "colour", "queryAggregater", "scalerAddress"];
+        let keys = ["query", "datadogSite", "colour", "queryAggregater", "scalerAddress"];
         let metadata = keys.map(|key| (key.to_owned(), "secret".to_owned())).into();
         let advice: Vec<String> = advice(&metadata).iter().map(ToString::to_string).collect();
         assert_eq!(
             advice,
             [
-                "`apiKeyFromEnv` has no effect in metadata; the server uses its own account \
-                 (`DD_API_KEY`, `DD_APP_KEY` and `DD_SITE`, or `--credentials-dir`)",
                 "`colour` is not known; take it out",
+                "`datadogSite` has no effect in metadata; it belongs into the \
+                 TriggerAuthentication that has the keys",
                 "`queryAggregater` is not known; did you mean `queryAggregator`?",
             ]
         );

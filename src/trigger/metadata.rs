@@ -12,7 +12,7 @@ use crate::{
 use super::{
     Aggregator, PointOffset, Reckoning, Subject, TimeAggregator, Trigger,
     fault::{Fault, MetadataError},
-    keys::{Advice, MAX_SHOWN, advice, nearest_key, unknown_keys},
+    keys::{Advice, MAX_SHOWN, advice, is_secret, nearest_key, unknown_keys},
     values,
 };
 
@@ -28,6 +28,9 @@ impl Trigger {
     ) -> Result<(Trigger, Vec<Advice>), MetadataError> {
         let mut reader = Reader { metadata, faults: Vec::new() };
         let trigger = reader.trigger();
+        let mut secrets: Vec<&String> = metadata.keys().filter(|key| is_secret(key)).collect();
+        secrets.sort_unstable();
+        reader.faults.extend(secrets.into_iter().map(|key| Fault::Secret { key: key.clone() }));
         let mut advice = advice(metadata);
         if strict {
             reader.faults.extend(advice.drain(..).map(Fault::Unwanted));
@@ -486,6 +489,19 @@ mod tests {
             &[("queryValue", "-"), ("targetValu", "5")],
             "`targetValu` is not known; did you mean `queryValue`, which is missing?",
         );
+    }
+
+    #[test]
+    fn a_secret_is_refused_without_its_value() {
+        check_fault(
+            &[("apiKeyFromEnv", "hush")],
+            "`apiKeyFromEnv` does not belong into metadata, which others can read; put the keys \
+             into a Secret, and refer to it with a TriggerAuthentication (`authenticationRef`)",
+        );
+        for key in ["apiKey", "appKey", "token", "bearerToken", "appKeyFromEnv"] {
+            let error = parse(&[(key, "hush")]).expect_err("it is a secret");
+            assert!(!error.to_string().contains("hush"), "{error}");
+        }
     }
 
     #[test]

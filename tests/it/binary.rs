@@ -349,12 +349,14 @@ async fn no_key_is_ever_in_a_log_an_error_or_a_metric() {
     let mut told = String::new();
     for n in 0..count {
         let query = format!("avg:a{{n:{n}}}");
-        let object = object(&[("query", &query), ("apiKey", API_KEY), ("tokenFromEnv", APP_KEY)]);
+        let object = object(&[("query", &query), ("datadogSite", API_KEY), ("colour", APP_KEY)]);
         told += &keda.value(&object).await.unwrap_err().to_string();
     }
     let bad = object(&[("age", "x"), ("apiKey", API_KEY), ("Query", APP_KEY), ("query", "")]);
     let message = "`age` is \"x\", but must be a whole number of seconds such as `90`, not negative; also \
-                   `Query` is not known; did you mean `query`, which is missing?";
+                   `Query` is not known; did you mean `query`, which is missing?; also `apiKey` \
+                   does not belong into metadata, which others can read; put the keys into a \
+                   Secret, and refer to it with a TriggerAuthentication (`authenticationRef`)";
     check_status(keda.value(&bad).await, tonic::Code::InvalidArgument, message);
     let metrics = soon(http_client().get(format!("{admin}/metrics")).send()).await.unwrap();
     told += &metrics.text().await.unwrap();

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use futures_util::StreamExt as _;
 use keda_datadog_scaler::{
-    credentials::{self, Origin},
+    credentials::{self, Origin, Rules},
     demand::Query,
     proto::external_scaler_server::ExternalScaler as _,
     source::SourceError,
@@ -33,7 +33,12 @@ impl Directory {
         let directory = tempfile::tempdir().unwrap();
         write(&directory, files);
         let origin = Origin::Directory(directory.path().to_owned());
-        let config = credentials::Config { origin, base_url: None };
+        let config = credentials::Config {
+            origin,
+            base_url: None,
+            rules: Rules::default(),
+            is_optional: false,
+        };
         let (credentials, keeper) = credentials::load(config).await.unwrap();
         let engine = Engine::start_with(credentials, script);
         let mut tasks = JoinSet::new();

@@ -6,8 +6,9 @@ use std::{
 };
 
 use keda_datadog_scaler::{
-    credentials::{self, Credentials},
+    credentials::{self, Credentials, Rules},
     demand::{Account, Keys, Point, Query, Series},
+    kubernetes::{self, Access, Kubernetes},
     metrics::Metrics,
     proto::{GetMetricsRequest, ScaledObjectRef, external_scaler_server::ExternalScaler as _},
     refresh::{self, Refresher},
@@ -19,7 +20,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Status};
 
-use crate::harness::config;
+use crate::{fake_kubernetes::FakeKubernetes, harness::config};
 
 /// The newest value of a query at so many seconds after the start; `None` is no data.
 pub(crate) type Script = dyn Fn(u64, &Query) -> Result<Option<f64>, SourceError> + Send + Sync;
@@ -60,7 +61,7 @@ pub(crate) struct Engine {
     pub(crate) draining: CancellationToken,
     requests: Arc<Mutex<Vec<String>>>,
     started_at: Instant,
-    _worker: JoinSet<()>,
+    tasks: JoinSet<()>,
     _stop: DropGuard,
 }
 
@@ -70,6 +71,40 @@ impl Engine {
     ) -> Self {
         let (credentials, _) = credentials::load(config("http://dd").credentials).await.unwrap();
         Self::start_with(credentials, script)
+    }
+
+    /// With requests that are verified, and credentials from `kubernetes`. `change` is what an
+    /// administrator decides.
+    pub(crate) async fn start_in(
+        kubernetes: &FakeKubernetes,
+        change: impl FnOnce(&mut Rules),
+        script: impl Fn(u64, &Query) -> Result<Option<f64>, SourceError> + Send + Sync + 'static,
+    ) -> Self {
+        let (engine, kubernetes) = Self::begin_in(kubernetes, &[], change, script).await;
+        kubernetes.settled().await;
+        engine
+    }
+
+    /// The same, before Kubernetes has told anything, and in these namespaces only.
+    pub(crate) async fn begin_in(
+        kubernetes: &FakeKubernetes,
+        namespaces: &[&str],
+        change: impl FnOnce(&mut Rules),
+        script: impl Fn(u64, &Query) -> Result<Option<f64>, SourceError> + Send + Sync + 'static,
+    ) -> (Self, Kubernetes) {
+        let namespaces = namespaces.iter().map(|&namespace| namespace.into()).collect();
+        let config = kubernetes::Config { access: Access::Pod, namespaces };
+        let (kubernetes, watches) = kubernetes::new(config, kubernetes.client());
+        let mut own = crate::harness::config("http://dd").credentials;
+        own.rules.own_namespaces.clear();
+        change(&mut own.rules);
+        let (credentials, _) = credentials::load(own).await.unwrap();
+        let (credentials, resolver) = credentials.with_kubernetes(kubernetes.clone());
+        let mut engine = Self::start_with(credentials, script);
+        let stop = CancellationToken::new();
+        engine.tasks.spawn(watches.run(stop.clone()));
+        engine.tasks.spawn(resolver.run(engine.refresher.clone(), stop));
+        (engine, kubernetes)
     }
 
     pub(crate) fn start_with(
@@ -89,7 +124,7 @@ impl Engine {
         let scaler =
             Scaler::new(config.scaler, credentials, refresher.clone(), metrics, draining.clone());
         let stop = stop.drop_guard();
-        Self { scaler, refresher, draining, requests, started_at, _worker: tasks, _stop: stop }
+        Self { scaler, refresher, draining, requests, started_at, tasks, _stop: stop }
     }
 
     pub(crate) fn requests(&self) -> usize {

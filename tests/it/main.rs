@@ -17,6 +17,7 @@ mod economy;
 mod outage;
 mod streams;
 mod credentials;
+mod kubernetes;
 mod shutdown;
 mod status;
 mod binary;

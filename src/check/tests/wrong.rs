@@ -102,9 +102,9 @@ async fn wrong_metadata_is_told_with_its_remedy() {
     error (metadata): `type` is "sum", but must be average or global; it has no effect, leave it out
     warning (metadata): `type` in the metadata is "global", which has no effect; for one target for all replicas together, set `metricType: Value` for the trigger
     warning (metadata): `colour` is not known; take it out
-    warning (metadata): `apiKey` has no effect in metadata; the server uses its own account (`DD_API_KEY`, `DD_APP_KEY` and `DD_SITE`, or `--credentials-dir`)
+    error (metadata): `apiKey` does not belong into metadata, which others can read; put the keys into a Secret, and refer to it with a TriggerAuthentication (`authenticationRef`)
     error (metadata): `apiKey` is a number without quotes, but must be a text; quote it
-    warning (metadata): `apiKey` has no effect in metadata; the server uses its own account (`DD_API_KEY`, `DD_APP_KEY` and `DD_SITE`, or `--credentials-dir`)
+    error (metadata): `apiKey` does not belong into metadata, which others can read; put the keys into a Secret, and refer to it with a TriggerAuthentication (`authenticationRef`)
     error (metadata): `unsafeSsl` is "maybe", but must be true or false
     error (trigger): `scalerAddress` is missing, and KEDA needs it; set it, such as `keda-datadog-scaler.keda:9090`
     error (trigger): `scalerAddress` is missing, and KEDA needs it; set it, such as `keda-datadog-scaler.keda:9090`
