@@ -134,7 +134,7 @@ struct Tenants {
     #[arg(long, env = "SCALER_NAMESPACES", value_name = "NAMES", value_delimiter = ',', value_parser = namespace)]
     namespaces: Vec<String>,
 
-    /// Where a ClusterTriggerAuthentication's Secrets are [default: keda]
+    /// Where the Secrets of a ClusterTriggerAuthentication are [default: keda]
     #[arg(long, env = "SCALER_KEDA_NAMESPACE", value_name = "NAME", value_parser = namespace)]
     keda_namespace: Option<String>,
 

@@ -14,10 +14,13 @@ use tonic::{service::RoutesBuilder, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    admin, credentials, http, kubernetes,
+    admin,
+    credentials::{self, Resolver},
+    http,
+    kubernetes::{self, Kubernetes, Watches},
     metrics::Metrics,
     proto::{self, external_scaler_server::ExternalScalerServer},
-    refresh,
+    refresh::{self, Refresher},
     scaler::{self, Scaler},
     source::datadog::Datadog,
 };
@@ -102,7 +105,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         let (kubernetes, watches) = kubernetes::connect(config).await?;
         let (with_kubernetes, resolver) = credentials.with_kubernetes(kubernetes.clone());
         credentials = with_kubernetes;
-        cluster = Some((kubernetes, watches, resolver));
+        cluster = Some(Cluster { kubernetes, watches, resolver });
     }
     let source = Datadog::new(client, metrics.clone());
     let (refresher, worker) = refresh::new(config.refresh, source);
@@ -125,36 +128,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let started = CancellationToken::new();
     let mut rest = JoinSet::new();
     match cluster {
+        Some(cluster) => cluster.spawn(&mut rest, &refresher, scaler, &health, &started, &stop),
         None => is_ready(&health, &started).await,
-        Some((kubernetes, watches, resolver)) => {
-            rest.spawn({
-                let stop = stop.clone();
-                async move {
-                    watches.run(stop).await;
-                    anyhow::Ok(())
-                }
-            });
-            rest.spawn({
-                let (refresher, stop) = (refresher.clone(), stop.clone());
-                async move {
-                    resolver.run(refresher, stop).await;
-                    Ok(())
-                }
-            });
-            rest.spawn({
-                let (health, started, stop) = (health.clone(), started.clone(), stop.clone());
-                let starting = async move {
-                    kubernetes.settled().await;
-                    is_ready(&health, &started).await;
-                    scaler.warm(&kubernetes).await;
-                };
-                async move {
-                    stop.run_until_cancelled(starting).await;
-                    stop.cancelled().await;
-                    Ok(())
-                }
-            });
-        }
     }
     rest.spawn({
         let stop = stop.clone();
@@ -243,6 +218,48 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         () = shutdown.abort.cancelled() => tracing::warn!("the server has gone at once; RPCs may have been cut"),
     }
     Ok(())
+}
+
+/// What runs with Kubernetes only.
+struct Cluster {
+    kubernetes: Kubernetes,
+    watches: Watches,
+    resolver: Resolver,
+}
+
+impl Cluster {
+    fn spawn(
+        self,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        refresher: &Refresher,
+        scaler: Scaler,
+        health: &HealthReporter,
+        started: &CancellationToken,
+        stop: &CancellationToken,
+    ) {
+        let Self { kubernetes, watches, resolver } = self;
+        let watched = watches.run(stop.clone());
+        let resolved = resolver.run(refresher.clone(), stop.clone());
+        let (health, started, stop) = (health.clone(), started.clone(), stop.clone());
+        tasks.spawn(async {
+            watched.await;
+            Ok(())
+        });
+        tasks.spawn(async {
+            resolved.await;
+            Ok(())
+        });
+        let starting = async move {
+            kubernetes.settled().await;
+            is_ready(&health, &started).await;
+            scaler.warm(&kubernetes).await;
+        };
+        tasks.spawn(async move {
+            stop.run_until_cancelled(starting).await;
+            stop.cancelled().await;
+            Ok(())
+        });
+    }
 }
 
 async fn is_ready(health: &HealthReporter, started: &CancellationToken) {

@@ -1,6 +1,10 @@
 //! Pure: which `authenticationRef`s are in use, what they came to, and when each is read next.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::Instant};
 
@@ -18,12 +22,15 @@ const ROUND: Duration = Duration::from_mins(1);
 const RETRY: Duration = Duration::from_secs(5);
 /// What nobody asked for in this time is forgotten.
 const IDLE: Duration = Duration::from_mins(10);
+/// How often that is looked for.
+const FORGET_EVERY: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Keyring {
     entries: HashMap<Arc<Authentication>, Entry>,
     /// When something of a namespace was last taken: who was served least lately goes first.
     served: HashMap<Arc<str>, Instant>,
+    forgotten_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -34,8 +41,8 @@ struct Entry {
     turn: Turn,
     /// What it was resolved by.
     basis: Option<Arc<AuthenticationSpec>>,
-    /// Since when it comes to nothing, though it did before.
-    failing_since: Option<Instant>,
+    /// Since when it comes to nothing, though it did before, and to what.
+    failing: Option<(Instant, CredentialsError)>,
     /// Whether its keys were refused, and have been read again for that.
     is_questioned: bool,
 }
@@ -87,7 +94,7 @@ impl Keyring {
             asked_at: now,
             turn: Turn::At(now),
             basis: None,
-            failing_since: None,
+            failing: None,
             is_questioned: false,
         };
         self.entries.insert(Arc::new(authentication), entry);
@@ -136,17 +143,23 @@ impl Keyring {
         let before = entry.account.borrow().clone();
         let (settled, pause) = match (before, outcome) {
             (before, Ok(new)) => {
-                (entry.basis, entry.failing_since) = (basis, None);
+                (entry.basis, entry.failing) = (basis, None);
                 (entry.has_found(before, new), ROUND)
             }
-            (Some(Ok(_)), Err(error)) if error.passes() => (Settled::Kept(error), RETRY),
+            // The watches say that Kubernetes is away.
+            (Some(Ok(_)), Err(error)) if error.passes() => (Settled::Same, RETRY),
             (Some(Ok(_)), Err(error)) => {
                 entry.basis = basis;
-                let since = *entry.failing_since.get_or_insert(now);
-                if now < since + hold {
-                    (Settled::Kept(error), RETRY.min(since + hold - now))
-                } else {
+                let (since, is_news) = match &entry.failing {
+                    Some((since, said)) => (*since, *said != error),
+                    None => (now, true),
+                };
+                entry.failing = Some((since, error.clone()));
+                if now >= since + hold {
                     (entry.has_failed(error), RETRY)
+                } else {
+                    let settled = if is_news { Settled::Kept(error) } else { Settled::Same };
+                    (settled, RETRY.min(since + hold - now))
                 }
             }
             (_, Err(error)) => {
@@ -193,12 +206,16 @@ impl Keyring {
     }
 
     pub(super) fn forget_idle(&mut self, now: Instant) {
+        if self.forgotten_at.is_some_and(|at| now < at + FORGET_EVERY) {
+            return;
+        }
+        self.forgotten_at = Some(now);
         self.entries.retain(|_, entry| {
             let is_followed = entry.account.receiver_count() > 0;
             is_followed || matches!(entry.turn, Turn::Now { .. }) || now < entry.asked_at + IDLE
         });
-        let entries = &self.entries;
-        self.served.retain(|namespace, _| entries.keys().any(|it| it.namespace == *namespace));
+        let namespaces: HashSet<&Arc<str>> = self.entries.keys().map(|it| &it.namespace).collect();
+        self.served.retain(|namespace, _| namespaces.contains(namespace));
     }
 }
 

@@ -24,24 +24,24 @@ const DOMAINS: [&str; 3] = ["datadoghq.com", "datadoghq.eu", "ddog-gov.com"];
 /// Why there are no keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    NeitherKey,
-    NoApiKey,
-    NoAppKey,
+    Neither,
+    NoApi,
+    NoApp,
     /// A character that no key has.
-    OddApiKey,
-    OddAppKey,
+    OddApi,
+    OddApp,
 }
 
 /// White space around them is no part of keys, and an empty one is none.
 pub(super) fn keys(api: Option<&SecretString>, app: Option<&SecretString>) -> Result<Keys, Fault> {
-    let api = key(api).map_err(|()| Fault::OddApiKey)?;
-    let app = key(app).map_err(|()| Fault::OddAppKey)?;
+    let api = key(api).map_err(|()| Fault::OddApi)?;
+    let app = key(app).map_err(|()| Fault::OddApp)?;
     match (api, app) {
         (Some(api), Some(app)) => Ok(Keys::Pair { api, app }),
         (None, Some(app)) if is_token(&app) => Ok(Keys::Bearer(app)),
-        (None, Some(_)) => Err(Fault::NoApiKey),
-        (Some(_), None) => Err(Fault::NoAppKey),
-        (None, None) => Err(Fault::NeitherKey),
+        (None, Some(_)) => Err(Fault::NoApi),
+        (Some(_), None) => Err(Fault::NoApp),
+        (None, None) => Err(Fault::Neither),
     }
 }
 
@@ -150,9 +150,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_told() {
-        assert_eq!(both("", "b").unwrap_err(), Fault::NoApiKey);
-        assert_eq!(both("a", " ").unwrap_err(), Fault::NoAppKey);
-        assert_eq!(both("", "").unwrap_err(), Fault::NeitherKey);
-        assert_eq!(both("a b", "c").unwrap_err(), Fault::OddApiKey);
+        assert_eq!(both("", "b").unwrap_err(), Fault::NoApi);
+        assert_eq!(both("a", " ").unwrap_err(), Fault::NoApp);
+        assert_eq!(both("", "").unwrap_err(), Fault::Neither);
+        assert_eq!(both("a b", "c").unwrap_err(), Fault::OddApi);
     }
 }

@@ -198,19 +198,17 @@ async fn read_file(path: &Path) -> io::Result<Option<String>> {
 fn account(given: &Given, base_url: Option<&Url>) -> Own {
     let keys = keys::keys(given.api_key.as_ref(), given.app_key.as_ref());
     let keys = keys.map_err(|fault| match fault {
-        Fault::NeitherKey => CredentialsError::None,
-        Fault::NoApiKey => CredentialsError::Half { missing: API_KEY },
-        Fault::NoAppKey => CredentialsError::Half { missing: APP_KEY },
-        Fault::OddApiKey => CredentialsError::NotAKey { which: API_KEY },
-        Fault::OddAppKey => CredentialsError::NotAKey { which: APP_KEY },
+        Fault::Neither => CredentialsError::None,
+        Fault::NoApi => CredentialsError::Half { missing: API_KEY },
+        Fault::NoApp => CredentialsError::Half { missing: APP_KEY },
+        Fault::OddApi => CredentialsError::NotAKey { which: API_KEY },
+        Fault::OddApp => CredentialsError::NotAKey { which: APP_KEY },
     })?;
+    let pasted = given.site.as_deref().unwrap_or_default();
+    let odd = || CredentialsError::Site { site: pasted.trim().to_owned() };
     let base_url = match base_url {
         Some(base_url) => base_url.clone(),
-        None => {
-            let pasted = given.site.as_deref().unwrap_or_default();
-            let site = || CredentialsError::Site { site: pasted.trim().to_owned() };
-            keys::site(pasted).and_then(|site| keys::api_of(&site)).ok_or_else(site)?
-        }
+        None => keys::site(pasted).and_then(|site| keys::api_of(&site)).ok_or_else(odd)?,
     };
     Ok(Arc::new(Account::new(base_url, keys)))
 }

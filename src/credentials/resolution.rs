@@ -113,10 +113,10 @@ impl Resolution<'_> {
             parameter,
         };
         let keys = keys::keys(given(API_KEY), given(APP_KEY)).map_err(|fault| match fault {
-            Fault::NeitherKey | Fault::NoApiKey => lacks(API_KEY),
-            Fault::NoAppKey => lacks(APP_KEY),
-            Fault::OddApiKey => odd(API_KEY),
-            Fault::OddAppKey => odd(APP_KEY),
+            Fault::Neither | Fault::NoApi => lacks(API_KEY),
+            Fault::NoApp => lacks(APP_KEY),
+            Fault::OddApi => odd(API_KEY),
+            Fault::OddApp => odd(APP_KEY),
         })?;
         // A site that is named but missing is no reason to send the keys somewhere else.
         let pasted = match value(SITE) {

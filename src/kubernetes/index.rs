@@ -54,7 +54,7 @@ struct Kept<T> {
     value: T,
     /// Of the listing that saw it last.
     epoch: u64,
-    /// When it was read by itself, unless a watch has told of it since.
+    /// When it was read by itself, if no watch has told of it.
     read_at: Option<Instant>,
 }
 
@@ -165,9 +165,11 @@ impl Index {
         match item {
             Item::Scaled(scaled) => {
                 let Scaled { kind, namespace, name, triggers } = scaled;
-                let triggers = Kept { value: triggers, epoch, read_at };
                 let named = self.objects.entry(namespace).or_default().entry(name).or_default();
                 let place = named.of(kind);
+                let is_watched = place.as_ref().is_some_and(|it| it.triggers.read_at.is_none());
+                let read_at = read_at.filter(|_| !is_watched);
+                let triggers = Kept { value: triggers, epoch, read_at };
                 let before = match place.take() {
                     Some(known) if known.triggers.value == triggers.value => known.before,
                     Some(known) => Some((known.triggers.value, now + LAG)),
@@ -177,10 +179,14 @@ impl Index {
             }
             Item::Authentication(name, value) => {
                 // Whoever resolved it knows by the pointer that it has not changed.
-                let value = match self.authentications.get(&name) {
-                    Some(kept) if kept.value == value => kept.value.clone(),
-                    _ => value,
+                let (value, is_watched) = match self.authentications.get(&name) {
+                    Some(kept) if kept.value == value => {
+                        (kept.value.clone(), kept.read_at.is_none())
+                    }
+                    Some(kept) => (value, kept.read_at.is_none()),
+                    None => (value, false),
                 };
+                let read_at = read_at.filter(|_| !is_watched);
                 self.authentications.insert(name, Kept { value, epoch, read_at });
             }
         }

@@ -197,8 +197,8 @@ impl AuthenticationKind {
         }
     }
 
-    fn of(kind: Option<Box<str>>) -> Self {
-        match kind.as_deref() {
+    fn of(kind: Option<&str>) -> Self {
+        match kind {
             None | Some("" | "TriggerAuthentication") => Self::TriggerAuthentication,
             Some("ClusterTriggerAuthentication") => Self::ClusterTriggerAuthentication,
             Some(other) => Self::Other(other.into()),
@@ -295,7 +295,7 @@ impl Scaled {
             };
             let authentication = trigger.authentication_ref.and_then(|reference| {
                 let name = reference.name.filter(|name| !name.is_empty())?;
-                Some(Reference { kind: AuthenticationKind::of(reference.kind), name })
+                Some(Reference { kind: AuthenticationKind::of(reference.kind.as_deref()), name })
             });
             Some(Arc::new(Stored {
                 object: object.clone(),

@@ -90,16 +90,16 @@ fn scopes(namespaces: &[Arc<str>]) -> Vec<Scope> {
         [] => vec![None],
         some => some.iter().cloned().map(Some).collect(),
     };
-    let namespaced = [
+    let everywhere = Scope { what: Watched::ClusterTriggerAuthentication, namespace: None };
+    let mut scopes = vec![everywhere];
+    for what in [
         Watched::Scaled(Kind::ScaledObject),
         Watched::Scaled(Kind::ScaledJob),
         Watched::TriggerAuthentication,
-    ];
-    let namespaced = namespaced.into_iter().flat_map(|what| {
-        namespaces.iter().map(move |namespace| Scope { what, namespace: namespace.clone() })
-    });
-    let cluster = Scope { what: Watched::ClusterTriggerAuthentication, namespace: None };
-    namespaced.chain([cluster]).collect()
+    ] {
+        scopes.extend(namespaces.iter().map(|it| Scope { what, namespace: it.clone() }));
+    }
+    scopes
 }
 
 impl Follower {
@@ -127,7 +127,9 @@ impl Follower {
                     Ok(Some(Err(error))) => {
                         insists = is_gone(&error);
                         self.fails(failure(error, &self.scope));
-                        sleep(self.pause()).await;
+                        if !insists {
+                            sleep(self.pause()).await;
+                        }
                     }
                     Ok(None) => break,
                     Err(_elapsed) => {
@@ -147,7 +149,7 @@ impl Follower {
         }
         let (shortest, longest) = PAUSES;
         let pause = shortest * 2_u32.pow(self.failures.saturating_sub(1).min(16));
-        pause.min(longest).mul_f64(0.5 + fastrand::f64())
+        pause.min(longest).mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
     fn hear(&mut self, event: Event<DynamicObject>) {

@@ -29,6 +29,7 @@ struct Scripted {
     started_at: Instant,
     script: Box<Script>,
     requests: Arc<Mutex<Vec<String>>>,
+    refused: Arc<Mutex<Vec<String>>>,
 }
 
 /// The part of the keys that tells accounts apart.
@@ -43,9 +44,14 @@ impl Source for Scripted {
         // What a quick request takes.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let seconds = self.started_at.elapsed().as_secs();
+        let key = app_key(&batch.account);
+        let is_refused = self.refused.lock().unwrap().iter().any(|refused| refused == key);
         let outcomes = batch.queries.iter().map(|query| {
-            let asked = format!("{} at {}", app_key(&batch.account), batch.account.host());
+            let asked = format!("{key} at {}", batch.account.host());
             self.requests.lock().unwrap().push(asked);
+            if is_refused {
+                return Err(SourceError::Refused { status: 403, host: batch.account.host() });
+            }
             let value = (self.script)(seconds, query)?;
             let points = value.map(|value| Point { at_ms: 0, value }).into_iter().collect();
             let series = vec![Series { scope: "*".into(), step: None, nulls: 0, points }];
@@ -60,6 +66,7 @@ pub(crate) struct Engine {
     pub(crate) refresher: Refresher,
     pub(crate) draining: CancellationToken,
     requests: Arc<Mutex<Vec<String>>>,
+    refused: Arc<Mutex<Vec<String>>>,
     started_at: Instant,
     tasks: JoinSet<()>,
     _stop: DropGuard,
@@ -113,7 +120,13 @@ impl Engine {
     ) -> Self {
         let started_at = Instant::now();
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let source = Scripted { started_at, script: Box::new(script), requests: requests.clone() };
+        let refused = Arc::<Mutex<Vec<String>>>::default();
+        let source = Scripted {
+            started_at,
+            script: Box::new(script),
+            requests: requests.clone(),
+            refused: refused.clone(),
+        };
         let metrics = Arc::new(Metrics::new());
         let config = config("http://dd");
         let (refresher, worker) = refresh::new(config.refresh, source);
@@ -124,11 +137,22 @@ impl Engine {
         let scaler =
             Scaler::new(config.scaler, credentials, refresher.clone(), metrics, draining.clone());
         let stop = stop.drop_guard();
-        Self { scaler, refresher, draining, requests, started_at, tasks, _stop: stop }
+        Self { scaler, refresher, draining, requests, refused, started_at, tasks, _stop: stop }
     }
 
     pub(crate) fn requests(&self) -> usize {
         self.requests.lock().unwrap().len()
+    }
+
+    /// From now on Datadog refuses this application key.
+    pub(crate) fn refuse(&self, app_key: &str) {
+        self.refused.lock().unwrap().push(app_key.to_owned());
+    }
+
+    /// Queries that were asked with this application key.
+    pub(crate) fn requests_with(&self, app_key: &str) -> usize {
+        let requests = self.requests.lock().unwrap();
+        requests.iter().filter(|it| it.split(' ').next() == Some(app_key)).count()
     }
 
     /// With which application key and where the newest request was made.

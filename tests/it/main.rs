@@ -18,6 +18,7 @@ mod outage;
 mod streams;
 mod credentials;
 mod kubernetes;
+mod authentication;
 mod shutdown;
 mod status;
 mod binary;

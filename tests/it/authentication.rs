@@ -1,0 +1,531 @@
+//! Credentials as KEDA resolves them: from TriggerAuthentications and what they refer to.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use keda_datadog_scaler::{
+    credentials::Rules,
+    proto::{ScaledObjectRef, external_scaler_server::ExternalScaler as _},
+};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use tonic::{Code, Request};
+
+use crate::{
+    engine::{Engine, outage},
+    fake_kubernetes::FakeKubernetes,
+    harness::{check_status, object},
+    kubernetes::{scaled_job, scaled_object, trigger},
+};
+
+/// A Secret or ConfigMap.
+fn data(kind: &str, namespace: &str, name: &str, values: &[(&str, &str)]) -> Value {
+    let field = if kind == "Secret" { "stringData" } else { "data" };
+    let values: serde_json::Map<_, _> =
+        values.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": kind,
+        "metadata": {"namespace": namespace, "name": name},
+        field: values,
+    })
+}
+
+/// The Secret demo/keys.
+fn keys(app_key: &str) -> Value {
+    data("Secret", "demo", "keys", &[("api", "marker-api-key"), ("app", app_key)])
+}
+
+fn authentication(namespace: Option<&str>, name: &str, spec: Value) -> Value {
+    let kind = match namespace {
+        Some(_) => "TriggerAuthentication",
+        None => "ClusterTriggerAuthentication",
+    };
+    let metadata = json!({"namespace": namespace, "name": name});
+    json!({"apiVersion": "keda.sh/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
+}
+
+fn entry(parameter: &str, name: &str, key: &str) -> Value {
+    json!({"parameter": parameter, "name": name, "key": key})
+}
+
+/// Both keys from the Secret `keys`.
+fn from_secret() -> Value {
+    json!({"secretTargetRef": [entry("apiKey", "keys", "api"), entry("appKey", "keys", "app")]})
+}
+
+/// demo/shop, with the TriggerAuthentication demo/datadog.
+fn referring() -> Value {
+    scaled_object(&object(&[]), &[trigger(&object(&[]), json!({"name": "datadog"}))])
+}
+
+/// demo/shop, demo/datadog with this specification, and the Secret with the keys.
+fn cluster(spec: Value) -> FakeKubernetes {
+    let kubernetes = FakeKubernetes::new();
+    kubernetes.apply(referring());
+    kubernetes.apply(authentication(Some("demo"), "datadog", spec));
+    kubernetes.apply(keys("one"));
+    kubernetes
+}
+
+async fn start(kubernetes: &FakeKubernetes) -> Engine {
+    start_with(kubernetes, |_| {}).await
+}
+
+async fn start_with(kubernetes: &FakeKubernetes, change: impl FnOnce(&mut Rules)) -> Engine {
+    Engine::start_in(kubernetes, change, |_, _| Ok(Some(8.0))).await
+}
+
+/// With which application key and where the trigger of demo/shop is read.
+async fn read_with(kubernetes: &FakeKubernetes, change: impl FnOnce(&mut Rules)) -> String {
+    let engine = start_with(kubernetes, change).await;
+    engine.pair(&object(&[])).await.unwrap();
+    engine.newest_request()
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_come_from_the_secret_of_a_trigger_authentication() {
+    let read = read_with(&cluster(from_secret()), |_| {}).await;
+    assert_eq!(read, "one at api.datadoghq.com");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_source_wins_in_kedas_order() {
+    let kubernetes = cluster(json!({
+        "secretTargetRef": [
+            entry("apiKey", "keys", "api"),
+            entry("appKey", "gone", "app"),
+            entry("appKey", "keys", "app"),
+        ],
+        "configMapTargetRef": [
+            entry("appKey", "settings", "app"),
+            entry("datadogSite", "settings", "site"),
+        ],
+        "env": [
+            {"parameter": "datadogSite", "name": "SITE"},
+            {"parameter": "appKey", "name": "APP"},
+        ],
+    }));
+    let settings = [("app", "two"), ("site", "us5.datadoghq.com\n")];
+    kubernetes.apply(data("ConfigMap", "demo", "settings", &settings));
+    assert_eq!(read_with(&kubernetes, |_| {}).await, "one at api.us5.datadoghq.com");
+    // What is overridden is not even read.
+    assert_eq!(kubernetes.times_asked("get", "secrets"), 1);
+    assert_eq!(kubernetes.times_asked("get", "deployments"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_come_from_the_environment_of_the_workload() {
+    let from_env = json!({"env": [
+        {"parameter": "apiKey", "name": "API"},
+        {"parameter": "appKey", "name": "APP", "containerName": "app"},
+    ]});
+    let template = |app: &str| {
+        let secret = json!({"secretKeyRef": {"name": "keys", "key": app}});
+        json!({"spec": {"containers": [
+            {"name": "sidecar", "image": "i", "env": [{"name": "API", "value": "a"}]},
+            {"name": "app", "image": "i", "env": [{"name": "APP", "valueFrom": secret}]},
+        ]}})
+    };
+    let workload = |api_version: &str, kind: &str| {
+        json!({
+            "apiVersion": api_version,
+            "kind": kind,
+            "metadata": {"namespace": "demo", "name": "shop"},
+            "spec": {"template": template("app")},
+        })
+    };
+    for (api_version, kind) in
+        [("apps/v1", "Deployment"), ("apps/v1", "StatefulSet"), ("argoproj.io/v1alpha1", "Rollout")]
+    {
+        let kubernetes = cluster(from_env.clone());
+        kubernetes.apply(workload(api_version, kind));
+        let mut object = referring();
+        object["spec"]["scaleTargetRef"] =
+            json!({"apiVersion": api_version, "kind": kind, "name": "shop"});
+        kubernetes.apply(object);
+        assert_eq!(read_with(&kubernetes, |_| {}).await, "one at api.datadoghq.com", "{kind}");
+    }
+    let kubernetes = cluster(from_env);
+    let mut job = scaled_job(&object(&[]), &[trigger(&object(&[]), json!({"name": "datadog"}))]);
+    job["spec"]["jobTargetRef"]["template"] = template("app");
+    kubernetes.delete("scaledobjects", "demo", "shop");
+    kubernetes.apply(job);
+    assert_eq!(read_with(&kubernetes, |_| {}).await, "one at api.datadoghq.com");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_trigger_authentication_has_its_secrets_in_kedas_namespace() {
+    let kubernetes = FakeKubernetes::new();
+    let reference = json!({"name": "datadog", "kind": "ClusterTriggerAuthentication"});
+    kubernetes.apply(scaled_object(&object(&[]), &[trigger(&object(&[]), reference)]));
+    kubernetes.apply(authentication(None, "datadog", from_secret()));
+    kubernetes.apply(keys("of-the-tenant"));
+    let values = [("api", "marker-api-key"), ("app", "of-keda")];
+    kubernetes.apply(data("Secret", "keda-system", "keys", &values));
+    let read = read_with(&kubernetes, |rules| rules.keda_namespace = "keda-system".into()).await;
+    assert_eq!(read, "of-keda at api.datadoghq.com");
+}
+
+#[tokio::test(start_paused = true)]
+async fn restricted_secrets_are_read_in_kedas_namespace_only() {
+    let kubernetes = cluster(from_secret());
+    let values = [("api", "marker-api-key"), ("app", "of-keda")];
+    kubernetes.apply(data("Secret", "keda", "keys", &values));
+    let read = read_with(&kubernetes, |rules| rules.restricts_secrets = true).await;
+    assert_eq!(read, "of-keda at api.datadoghq.com");
+    let of_tenants = |asked: &&crate::fake_kubernetes::Asked| {
+        asked.resource == "secrets" && asked.namespace != "keda"
+    };
+    assert_eq!(kubernetes.asked().iter().filter(of_tenants).count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_keys_are_one_account_whatever_names_them() {
+    let kubernetes = cluster(from_secret());
+    let other = ScaledObjectRef { namespace: "other".into(), ..object(&[]) };
+    kubernetes.apply(scaled_object(&other, &[trigger(&other, json!({"name": "dd"}))]));
+    kubernetes.apply(authentication(
+        Some("other"),
+        "dd",
+        json!({
+            "secretTargetRef": [entry("apiKey", "mine", "x"), entry("appKey", "mine", "y")],
+        }),
+    ));
+    let values = [("x", " marker-api-key\n"), ("y", "one")];
+    kubernetes.apply(data("Secret", "other", "mine", &values));
+    let engine = start(&kubernetes).await;
+    engine.pair(&object(&[])).await.unwrap();
+    engine.pair(&other).await.unwrap();
+    assert_eq!(engine.requests(), 1);
+    // One of them has new keys; the other keeps its readings.
+    kubernetes.apply(keys("two"));
+    sleep(Duration::from_secs(61)).await;
+    let asked_at = Instant::now();
+    engine.pair(&other).await.unwrap();
+    assert_eq!(asked_at.elapsed(), Duration::ZERO);
+    engine.pair(&object(&[])).await.unwrap();
+    assert!(engine.requests_with("two") > 0);
+    let before = engine.requests_with("one");
+    sleep(Duration::from_secs(20)).await;
+    engine.pair(&other).await.unwrap();
+    assert!(engine.requests_with("one") > before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_servers_own_account_is_for_those_who_may_use_it() {
+    let kubernetes = FakeKubernetes::new();
+    for namespace in ["team-a", "demo"] {
+        let request = ScaledObjectRef { namespace: namespace.into(), ..object(&[]) };
+        kubernetes.apply(scaled_object(&request, &[trigger(&request, Value::Null)]));
+    }
+    let teams = |rules: &mut Rules| rules.own_namespaces = vec!["team-*".parse().unwrap()];
+    let engine = start_with(&kubernetes, teams).await;
+    let team = ScaledObjectRef { namespace: "team-a".into(), ..object(&[]) };
+    engine.pair(&team).await.unwrap();
+    let message = "the trigger has no `authenticationRef`, and the namespace demo may not use the \
+                   scaler's own account; refer to a TriggerAuthentication, or have the \
+                   administrator add the namespace to `--own-account-namespaces`";
+    check_status(engine.pair(&object(&[])).await, Code::PermissionDenied, message);
+}
+
+/// What KEDA is told of demo/shop, and how often Datadog was asked for it.
+async fn told(kubernetes: &FakeKubernetes) -> String {
+    let engine = start(kubernetes).await;
+    let status = engine.pair(&object(&[])).await.unwrap_err();
+    assert_eq!(engine.requests(), 0);
+    format!("{:?}: {}", status.code(), status.message())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_is_named_where_keda_is_silent() {
+    let mut all = String::new();
+    let mut add = |told: String| {
+        all += &told;
+        all.push('\n');
+    };
+    let kubernetes = cluster(from_secret());
+    kubernetes.delete("triggerauthentications", "demo", "datadog");
+    add(told(&kubernetes).await);
+    let kubernetes = cluster(from_secret());
+    kubernetes.delete("secrets", "demo", "keys");
+    add(told(&kubernetes).await);
+    let secret = |app: Value| json!({"secretTargetRef": [entry("apiKey", "keys", "api"), app]});
+    add(told(&cluster(secret(entry("appKey", "keys", "none")))).await);
+    add(told(&cluster(secret(entry("appkey", "keys", "app")))).await);
+    add(told(&cluster(json!({}))).await);
+    let site = |key: &str| {
+        let mut spec = from_secret();
+        spec["configMapTargetRef"] = json!([entry("datadogSite", "settings", key)]);
+        let kubernetes = cluster(spec);
+        let values = [("site", "dd.evil.example.com"), ("odd", "marker-api-key")];
+        kubernetes.apply(data("ConfigMap", "demo", "settings", &values));
+        kubernetes
+    };
+    add(told(&site("site")).await);
+    add(told(&site("odd")).await);
+    add(told(&site("none")).await);
+    let kubernetes = cluster(from_secret());
+    kubernetes.apply(keys("two words"));
+    add(told(&kubernetes).await);
+    let env = |variable: Value| {
+        let kubernetes = cluster(json!({
+            "secretTargetRef": [entry("apiKey", "keys", "api")], "env": [variable],
+        }));
+        kubernetes.apply(json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"namespace": "demo", "name": "shop"},
+            "spec": {"template": {"spec": {"containers": [{"name": "app"}]}}},
+        }));
+        kubernetes
+    };
+    let variable = json!({"parameter": "appKey", "name": "APP"});
+    add(told(&env(variable.clone())).await);
+    let container = json!({"parameter": "appKey", "name": "APP", "containerName": "none"});
+    add(told(&env(container)).await);
+    let kubernetes = env(variable);
+    kubernetes.delete("deployments", "demo", "shop");
+    add(told(&kubernetes).await);
+    let kubernetes = cluster(from_secret());
+    kubernetes.forbid("get", "secrets");
+    add(told(&kubernetes).await);
+    let kubernetes = cluster(from_secret());
+    let reference = json!({"name": "x", "kind": "Secret"});
+    kubernetes.apply(scaled_object(&object(&[]), &[trigger(&object(&[]), reference)]));
+    add(told(&kubernetes).await);
+    insta::assert_snapshot!(all, @r#"
+    FailedPrecondition: the TriggerAuthentication demo/datadog does not exist; create it, or correct `authenticationRef`
+    FailedPrecondition: the TriggerAuthentication demo/datadog gives no `apiKey`: the Secret demo/keys does not exist
+    FailedPrecondition: the TriggerAuthentication demo/datadog gives no `appKey`: the Secret demo/keys has no key `none`, or nothing in it
+    FailedPrecondition: the TriggerAuthentication demo/datadog gives no `appKey`; add it, such as to its `secretTargetRef`
+    FailedPrecondition: the TriggerAuthentication demo/datadog gives no `apiKey`; add it, such as to its `secretTargetRef`
+    FailedPrecondition: `datadogSite` of the TriggerAuthentication demo/datadog is not one of Datadog's sites, such as `us5.datadoghq.com`; correct it, or have the administrator allow it with `--allow-site`
+    FailedPrecondition: `datadogSite` of the TriggerAuthentication demo/datadog is not one of Datadog's sites, such as `us5.datadoghq.com`; correct it, or have the administrator allow it with `--allow-site`
+    FailedPrecondition: the TriggerAuthentication demo/datadog gives no `datadogSite`: the ConfigMap demo/settings has no key `none`, or nothing in it
+    FailedPrecondition: `appKey` of the TriggerAuthentication demo/datadog holds a character that no key has; was something else pasted?
+    FailedPrecondition: the TriggerAuthentication demo/datadog gives no `appKey`: the container has no variable `APP`, or nothing in it
+    FailedPrecondition: the TriggerAuthentication demo/datadog gives no `appKey`: the Deployment shop has no container `none`
+    FailedPrecondition: the TriggerAuthentication demo/datadog gives no `appKey`: there is no Deployment shop, or it has no containers
+    FailedPrecondition: the TriggerAuthentication demo/datadog gives no `apiKey`: Kubernetes forbids the scaler to get secrets in the namespace demo; allow it, as `deploy/rbac` does
+    FailedPrecondition: `authenticationRef` is to a "Secret", but must be to a TriggerAuthentication or ClusterTriggerAuthentication
+    "#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_not_resolved_is_named_with_the_way_out() {
+    for source in [
+        "filePath",
+        "hashiCorpVault",
+        "azureKeyVault",
+        "gcpSecretManager",
+        "awsSecretManager",
+        "boundServiceAccountToken",
+        "azureServicePrincipal",
+        "oauth2",
+    ] {
+        let mut spec = from_secret();
+        spec[source] = match source {
+            "filePath" => "keys.json".into(),
+            "boundServiceAccountToken" => json!([{"parameter": "token"}]),
+            _ => json!({"secrets": []}),
+        };
+        let message = format!(
+            "FailedPrecondition: the TriggerAuthentication demo/datadog uses `{source}`, which \
+             this version does not resolve; put the keys into a Secret, and use `secretTargetRef`"
+        );
+        assert_eq!(told(&cluster(spec)).await, message);
+    }
+    // An empty list is none.
+    let mut spec = from_secret();
+    (spec["boundServiceAccountToken"], spec["env"]) = (json!([]), Value::Null);
+    spec["podIdentity"] = json!({"provider": "none"});
+    assert_eq!(read_with(&cluster(spec), |_| {}).await, "one at api.datadoghq.com");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_site_that_the_administrator_allows_is_used() {
+    let mut spec = from_secret();
+    spec["configMapTargetRef"] = json!([entry("datadogSite", "settings", "site")]);
+    let kubernetes = cluster(spec);
+    let values = [("site", "https://app.DD.example.com/")];
+    kubernetes.apply(data("ConfigMap", "demo", "settings", &values));
+    let allow = |rules: &mut Rules| rules.sites = vec!["*.example.com".parse().unwrap()];
+    assert_eq!(read_with(&kubernetes, allow).await, "one at api.dd.example.com");
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_keys_are_found_when_datadog_refuses_the_old_ones() {
+    let kubernetes = cluster(from_secret());
+    let engine = start(&kubernetes).await;
+    engine.pair(&object(&[])).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    kubernetes.apply(keys("two"));
+    engine.refuse("one");
+    let before = engine.requests_with("one");
+    for _ in 0..120 {
+        sleep(Duration::from_millis(250)).await;
+        assert_eq!(engine.pair(&object(&[])).await.unwrap(), (8.0, true));
+    }
+    assert!(engine.requests_with("one") <= before + 1, "{before}");
+    assert!(engine.requests_with("two") >= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_are_refused_for_good_are_read_again_once_and_then_each_minute() {
+    let kubernetes = cluster(from_secret());
+    let engine = start(&kubernetes).await;
+    engine.pair(&object(&[])).await.unwrap();
+    let before = kubernetes.times_asked("get", "secrets");
+    engine.refuse("one");
+    for _ in 0..600 {
+        sleep(Duration::from_secs(1)).await;
+        let _ = engine.pair(&object(&[])).await;
+    }
+    let status = engine.pair(&object(&[])).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(status.message().starts_with("Datadog refuses the keys (403)"), "{status}");
+    let reads = kubernetes.times_asked("get", "secrets") - before;
+    assert!((9..=12).contains(&reads), "{reads}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_keys_are_found_in_a_minute_though_the_old_ones_work() {
+    let kubernetes = cluster(from_secret());
+    let engine = start(&kubernetes).await;
+    engine.pair(&object(&[])).await.unwrap();
+    kubernetes.apply(keys("two"));
+    for _ in 0..70 {
+        sleep(Duration::from_secs(1)).await;
+        let asked_at = Instant::now();
+        engine.pair(&object(&[])).await.unwrap();
+        assert_eq!(asked_at.elapsed(), Duration::ZERO);
+    }
+    assert_eq!(engine.newest_request(), "two at api.datadoghq.com");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_trigger_authentication_counts_at_once() {
+    let kubernetes = cluster(from_secret());
+    let engine = start(&kubernetes).await;
+    engine.pair(&object(&[])).await.unwrap();
+    let stream = engine.scaler.stream_is_active(Request::new(object(&[]))).await;
+    let mut stream = stream.unwrap().into_inner();
+    assert!(stream.next().await.unwrap().unwrap().result);
+    let values = [("api", "marker-api-key"), ("app", "three")];
+    kubernetes.apply(data("Secret", "demo", "others", &values));
+    kubernetes.apply(authentication(
+        Some("demo"),
+        "datadog",
+        json!({
+            "secretTargetRef": [entry("apiKey", "others", "api"), entry("appKey", "others", "app")],
+        }),
+    ));
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(engine.newest_request(), "three at api.datadoghq.com");
+    // The stream follows, and asks by itself.
+    sleep(Duration::from_secs(60)).await;
+    assert!(engine.requests_with("three") >= 4, "{}", engine.requests_with("three"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_whose_secret_is_gone_are_held_and_then_named() {
+    let kubernetes = cluster(from_secret());
+    let engine = start(&kubernetes).await;
+    engine.pair(&object(&[])).await.unwrap();
+    kubernetes.delete("secrets", "demo", "keys");
+    let deleted_at = Instant::now();
+    let status = loop {
+        sleep(Duration::from_secs(1)).await;
+        match engine.pair(&object(&[])).await {
+            Ok(pair) => assert_eq!(pair, (8.0, true)),
+            Err(status) => break status,
+        }
+    };
+    // It is noticed within a minute, and held for another.
+    let after = deleted_at.elapsed();
+    assert!((60..=125).contains(&after.as_secs()), "{after:?}");
+    let message = "the TriggerAuthentication demo/datadog gives no `apiKey`: the Secret demo/keys \
+                   does not exist";
+    check_status::<()>(Err(status), Code::FailedPrecondition, message);
+    kubernetes.apply(keys("two"));
+    sleep(Duration::from_secs(6)).await;
+    engine.pair(&object(&[])).await.unwrap();
+    assert_eq!(engine.newest_request(), "two at api.datadoghq.com");
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_stay_in_use_while_kubernetes_is_away() {
+    let kubernetes = cluster(from_secret());
+    let engine = start(&kubernetes).await;
+    engine.pair(&object(&[])).await.unwrap();
+    kubernetes.fail(500);
+    for _ in 0..60 {
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(engine.pair(&object(&[])).await.unwrap(), (8.0, true));
+    }
+    kubernetes.apply(keys("two"));
+    kubernetes.recover();
+    sleep(Duration::from_secs(65)).await;
+    engine.pair(&object(&[])).await.unwrap();
+    assert_eq!(engine.newest_request(), "two at api.datadoghq.com");
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_that_cannot_be_read_yet_are_no_verdict() {
+    let kubernetes = cluster(from_secret());
+    kubernetes.trouble("secrets", crate::fake_kubernetes::Trouble::Fails(500));
+    let message = "Unavailable: Kubernetes does not answer (500 InternalError); it is asked again";
+    assert_eq!(told(&kubernetes).await, message);
+    let engine = start(&kubernetes).await;
+    assert_eq!(engine.pair(&object(&[])).await.unwrap_err().code(), Code::Unavailable);
+    kubernetes.recover();
+    sleep(Duration::from_secs(6)).await;
+    engine.pair(&object(&[])).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_credentials_are_read_at_a_pace_and_in_turns() {
+    let kubernetes = FakeKubernetes::new();
+    let add = |namespace: &str, n: usize| {
+        let name = format!("dd-{n}");
+        let request = object(&[("triggerName", &name)]);
+        let request =
+            ScaledObjectRef { namespace: namespace.into(), name: name.clone(), ..request };
+        kubernetes.apply(scaled_object(&request, &[trigger(&request, json!({"name": name}))]));
+        kubernetes.apply(authentication(
+            Some(namespace),
+            &name,
+            json!({"secretTargetRef": [
+                entry("apiKey", &name, "api"), entry("appKey", &name, "app"),
+            ]}),
+        ));
+        let values = [("api", "marker-api-key"), ("app", &*name)];
+        kubernetes.apply(data("Secret", namespace, &name, &values));
+        request
+    };
+    let large: Vec<_> = (0..400).map(|n| add("large", n)).collect();
+    let small = add("small", 0);
+    let script = |at, _: &_| if at < 1_000 { Ok(Some(8.0)) } else { Err(outage()) };
+    let begun = Engine::begin_in(&kubernetes, &[], |_| {}, script).await;
+    let (engine, kubernetes_room) = begun;
+    kubernetes_room.settled().await;
+    let started_at = Instant::now();
+    let warming = engine.scaler.warm(&kubernetes_room);
+    let asking = async {
+        sleep(Duration::from_secs(1)).await;
+        let asked_at = Instant::now();
+        engine.pair(&small).await.unwrap();
+        // Not after all of the others.
+        assert!(asked_at.elapsed() < Duration::from_secs(3), "{:?}", asked_at.elapsed());
+    };
+    tokio::join!(warming, asking);
+    let seconds = started_at.elapsed().as_secs();
+    assert!((18..30).contains(&seconds), "{seconds}");
+    engine.pair(&large[399]).await.unwrap();
+    // The round is a minute, and the pace the same.
+    let before = kubernetes.times_asked("get", "secrets");
+    sleep(Duration::from_mins(2)).await;
+    let reads = kubernetes.times_asked("get", "secrets") - before;
+    assert!((600..=900).contains(&reads), "{reads}");
+}
