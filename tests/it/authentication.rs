@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A Secret or ConfigMap.
-fn data(kind: &str, namespace: &str, name: &str, values: &[(&str, &str)]) -> Value {
+pub(crate) fn data(kind: &str, namespace: &str, name: &str, values: &[(&str, &str)]) -> Value {
     let field = if kind == "Secret" { "stringData" } else { "data" };
     let values: serde_json::Map<_, _> =
         values.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect();
@@ -36,7 +36,7 @@ fn keys(app_key: &str) -> Value {
     data("Secret", "demo", "keys", &[("api", "marker-api-key"), ("app", app_key)])
 }
 
-fn authentication(namespace: Option<&str>, name: &str, spec: Value) -> Value {
+pub(crate) fn authentication(namespace: Option<&str>, name: &str, spec: Value) -> Value {
     let kind = match namespace {
         Some(_) => "TriggerAuthentication",
         None => "ClusterTriggerAuthentication",
@@ -45,7 +45,7 @@ fn authentication(namespace: Option<&str>, name: &str, spec: Value) -> Value {
     json!({"apiVersion": "keda.sh/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
 }
 
-fn entry(parameter: &str, name: &str, key: &str) -> Value {
+pub(crate) fn entry(parameter: &str, name: &str, key: &str) -> Value {
     json!({"parameter": parameter, "name": name, "key": key})
 }
 

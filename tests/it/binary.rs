@@ -32,29 +32,40 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String
 }
 
 /// Killed if a test ends before it has.
-struct Running(Child);
+pub(crate) struct Running {
+    child: Child,
+    /// What it writes to stderr until it ends: read at once, lest it waits for that.
+    log: Option<JoinHandle<String>>,
+    /// URL of its status server.
+    pub(crate) status: String,
+}
 
 impl Running {
-    fn signal(&self, name: &str) {
-        let pid = self.0.id().to_string();
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
-    /// What it writes to stderr until it ends.
-    fn log(&mut self) -> JoinHandle<String> {
-        let mut stderr = self.0.stderr.take().unwrap();
-        std::thread::spawn(move || {
+    fn new(mut child: Child, status: String) -> Self {
+        let mut stderr = child.stderr.take().unwrap();
+        let log = std::thread::spawn(move || {
             let mut log = String::new();
             stderr.read_to_string(&mut log).unwrap();
             log
-        })
+        });
+        Self { child, log: Some(log), status }
+    }
+
+    /// What it writes to stderr until it ends.
+    pub(crate) fn log(&mut self) -> JoinHandle<String> {
+        self.log.take().unwrap()
     }
 
     /// It ends soon.
-    async fn exit_code(mut self) -> Option<i32> {
+    pub(crate) async fn exit_code(mut self) -> Option<i32> {
         let ended = async {
             loop {
-                match self.0.try_wait().unwrap() {
+                match self.child.try_wait().unwrap() {
                     Some(status) => return status.code(),
                     None => sleep(Duration::from_millis(20)).await,
                 }
@@ -67,36 +78,36 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
-/// Starts `serve` on ports that are free; says where its metrics are.
-async fn start_serve(environment: &[(&str, &str)]) -> (Running, Keda, String) {
+/// Starts `serve` on ports that are free, and waits until it is ready; says where its metrics are.
+pub(crate) async fn start_serve(environment: &[(&str, &str)]) -> (Running, Keda, String) {
     // Between finding a port and listening on it, another may take it: then once more.
     loop {
-        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [grpc, admin] = listeners.map(|l| l.local_addr().unwrap().to_string());
-        let listen =
-            ["--listen", &grpc, "--admin-listen", &admin, "--status-listen", "127.0.0.1:0"];
+        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [grpc, admin, status] = listeners.map(|l| l.local_addr().unwrap().to_string());
+        let listen = ["--listen", &grpc, "--admin-listen", &admin, "--status-listen", &status];
         let child = program(&[&["serve"], &listen[..]].concat())
             .envs([("DD_API_KEY", API_KEY), ("DD_APP_KEY", APP_KEY)])
             .envs(environment.iter().copied())
             .spawn();
-        let mut running = Running(child.unwrap());
+        let status = format!("http://{status}");
+        let mut running = Running::new(child.unwrap(), status);
         let admin = format!("http://{admin}");
         let ready = async {
-            while running.0.try_wait().unwrap().is_none() {
-                // It listens there last.
-                if http_client().get(format!("{admin}/readyz")).send().await.is_ok() {
+            while running.child.try_wait().unwrap().is_none() {
+                let ready = http_client().get(format!("{admin}/readyz")).send().await;
+                if ready.is_ok_and(|ready| ready.status().is_success()) {
                     return true;
                 }
                 sleep(Duration::from_millis(20)).await;
             }
             false
         };
-        if soon(ready).await && running.0.try_wait().unwrap().is_none() {
+        if soon(ready).await && running.child.try_wait().unwrap().is_none() {
             return (running, connect(&grpc).await, admin);
         }
     }
@@ -226,8 +237,8 @@ fn start_sandbox(extra: &[&str]) -> (Running, String) {
     let arguments = [&["sandbox"], free.as_flattened(), extra].concat();
     // A proxy of the environment is none of the sandbox's business.
     let child = program(&arguments).env("HTTP_PROXY", "http://127.0.0.1:1").spawn();
-    let mut running = Running(child.unwrap());
-    let stdout = BufReader::new(running.0.stdout.take().unwrap());
+    let mut running = Running::new(child.unwrap(), String::new());
+    let stdout = BufReader::new(running.child.stdout.take().unwrap());
     let mut printed = String::new();
     for line in stdout.lines() {
         let line = line.unwrap();

@@ -22,6 +22,7 @@ mod authentication;
 mod shutdown;
 mod status;
 mod binary;
+mod cluster;
 mod sandbox;
 mod faults;
 mod check;
