@@ -320,6 +320,9 @@ mod tests {
     fn every_failure_has_its_code_and_a_text_that_helps() {
         let host = || "api.datadoghq.eu".to_owned();
         let source = |error| Failure::Unanswered(Unanswered::Source(error));
+        let credentials = Failure::Credentials;
+        let claim = |error| credentials(CredentialsError::Claim { error });
+        let read = |error| CredentialsError::Read { error };
         let window = Some(Window { age: 90, offset: 30 });
         let limit = RateLimit {
             limit: Some(1_600),
@@ -339,6 +342,15 @@ mod tests {
             Failure::ClusterAgent,
             Failure::Credentials(CredentialsError::None),
             Failure::Credentials(CredentialsError::Site { site: "eu".into() }),
+            credentials(CredentialsError::NotOwn { namespace: "demo".into() }),
+            credentials(CredentialsError::Pending),
+            credentials(CredentialsError::TooMany { most: 10_000 }),
+            claim(ClaimError::NoTrigger { differences: Some(vec!["query".into()]) }),
+            claim(ClaimError::Several),
+            claim(ClaimError::Unverified(ReadError::Unreachable { cause: "refused".into() })),
+            credentials(read(ReadError::Forbidden { what: "get secrets".into() })),
+            credentials(read(ReadError::Busy)),
+            credentials(read(ReadError::NotUnderstood { what: "get secrets".into() })),
             Failure::Unanswered(Unanswered::NoData { window }),
             Failure::Unanswered(Unanswered::NoneLeft { points: 3, window: None }),
             Failure::Unanswered(Unanswered::SeveralSeries { series: 2 }),
@@ -373,6 +385,15 @@ mod tests {
         UNIMPLEMENTED: `useClusterAgentProxy` is not served by this version; take it out and give a `query`, which is read from the Datadog API
         FAILED_PRECONDITION: there are no Datadog keys; set `DD_API_KEY` and `DD_APP_KEY`, or `--credentials-dir`
         FAILED_PRECONDITION: the site is "eu", but must be one such as `datadoghq.com` or `us5.datadoghq.com`
+        PERMISSION_DENIED: the trigger has no `authenticationRef`, and the namespace demo may not use the scaler's own account; refer to a TriggerAuthentication, or have the administrator add the namespace to `--own-account-namespaces`
+        DEADLINE_EXCEEDED: the credentials are still being read from Kubernetes; ask again
+        RESOURCE_EXHAUSTED: more than 10000 `authenticationRef`s are in use, the most the scaler follows
+        PERMISSION_DENIED: no trigger of a ScaledObject or ScaledJob of this name has this metadata
+        INVALID_ARGUMENT: several triggers have this metadata, but different `authenticationRef`s; tell them apart with a `triggerName` each
+        UNAVAILABLE: the trigger cannot be verified: Kubernetes does not answer (refused); it is asked again
+        FAILED_PRECONDITION: Kubernetes forbids the scaler to get secrets; allow it, as `deploy/rbac` does
+        UNAVAILABLE: too much is being read from Kubernetes at the moment; it is asked again
+        INTERNAL: what Kubernetes answers is not understood (to get secrets)
         NOT_FOUND: the query has no data in the 90 seconds that ended 30 seconds ago; wait for data, widen `age`, or set `metricUnavailableValue`
         NOT_FOUND: the query has 3 points with a value, and `lastAvailablePointOffset` leaves none of them; lower it, widen `age`, or set `metricUnavailableValue`
         INVALID_ARGUMENT: the query returns 2 series; set `queryAggregator`, or change it to return one
