@@ -14,6 +14,8 @@ use tokio::{net::TcpListener, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    credentials::Credentials,
+    kubernetes::Kubernetes,
     metrics::{Limit, Metrics, Organisation, Standing},
     refresh::{DemandState, OrganisationStatus, Refresher, Totals},
 };
@@ -29,7 +31,16 @@ const MAX_ORGANISATIONS: usize = 50;
 struct Admin {
     metrics: Arc<Metrics>,
     refresher: Refresher,
+    tenants: Tenants,
     phases: Phases,
+}
+
+/// Where triggers and their credentials come from.
+#[derive(Clone)]
+pub struct Tenants {
+    pub credentials: Credentials,
+    /// `None` if there is none.
+    pub kubernetes: Option<Kubernetes>,
 }
 
 /// When the server is ready.
@@ -47,6 +58,7 @@ pub fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
     refresher: Refresher,
+    tenants: Tenants,
     phases: Phases,
     stop: CancellationToken,
 ) -> impl Future<Output = io::Result<()>> {
@@ -54,7 +66,7 @@ pub fn serve(
         .route("/livez", get("ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_page))
-        .with_state(Admin { metrics, refresher, phases });
+        .with_state(Admin { metrics, refresher, tenants, phases });
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).into_future()
 }
 
@@ -73,7 +85,7 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
 async fn metrics_page(State(admin): State<Admin>) -> Response {
     let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let counted = spawn_blocking(move || {
-        let standing = standing(admin.refresher.totals());
+        let standing = admin.tenants.standing(standing(admin.refresher.totals()));
         admin.metrics.encode(&standing)
     });
     match counted.await {
@@ -92,7 +104,20 @@ fn standing(totals: Totals) -> Standing {
         let middle = ages.len() / 2;
         (*ages.select_nth_unstable(middle).1, oldest)
     });
-    Standing { organisations, demands: demands.into(), held: totals.held, reading_ages }
+    let (demands, held) = (demands.into(), totals.held);
+    Standing { organisations, demands, held, reading_ages, ..Standing::default() }
+}
+
+impl Tenants {
+    fn standing(&self, standing: Standing) -> Standing {
+        let credentials = self.credentials.states().unwrap_or_default().into_iter();
+        let watches = self.kubernetes.as_ref().map(Kubernetes::watches).unwrap_or_default();
+        Standing {
+            credentials: credentials.map(|(state, count)| (state.name(), count)).collect(),
+            watches: watches.into_iter().map(|(state, count)| (state.name(), count)).collect(),
+            ..standing
+        }
+    }
 }
 
 /// `None` if nobody uses its accounts any more.

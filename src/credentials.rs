@@ -24,6 +24,7 @@ mod own;
 mod keys;
 mod pattern;
 
+pub use keyring::CredentialState;
 pub use own::{Config, Given, Keeper, Origin, load};
 pub use pattern::Pattern;
 pub use resolution::{Gap, Parameter, Provenance, Resolution};
@@ -204,6 +205,11 @@ impl Credentials {
             return Err(CredentialsError::NotOwn { namespace: namespace.into() });
         }
         Ok(Grant { trigger, account: self.own.clone() })
+    }
+
+    /// How many `authenticationRef`s there are in each state; `None` without Kubernetes.
+    pub fn states(&self) -> Option<Vec<(CredentialState, usize)>> {
+        self.kubernetes.as_ref().map(|_| self.ring.states())
     }
 
     /// The server's own account.

@@ -6,7 +6,7 @@
 //! away, what is known stays in use.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -34,7 +34,7 @@ pub use objects::{
     AuthenticationKind, AuthenticationSpec, Entry, Kind, Reference, Scalable, Stored, Variable,
     Workload,
 };
-pub use watches::Watches;
+pub use watches::{WatchState, Watches};
 
 use content::Reader;
 use index::{Found, Index, Item, Scope};
@@ -63,12 +63,9 @@ struct Shared {
     look_pace: Pace,
     /// Counts changes of TriggerAuthentications.
     changes: watch::Sender<u64>,
-    /// Watches that have yet to be complete, or fail, once.
-    unsettled: Mutex<HashSet<Scope>>,
-    /// Whether there are none.
+    watches: Mutex<HashMap<Scope, WatchState>>,
+    /// Whether each watch has been complete, or failed, once.
     settled: watch::Sender<bool>,
-    /// Watches that fail, but for those that are forbidden.
-    failing: Mutex<HashSet<Scope>>,
 }
 
 /// Why something cannot be read.
@@ -141,9 +138,8 @@ pub fn new(config: Config, client: Client) -> (Kubernetes, Watches) {
         looks: Reads::new(MAX_LOOKS),
         look_pace: Pace::new(LOOKS_A_SECOND),
         changes: watch::Sender::new(0),
-        unsettled: Mutex::default(),
+        watches: Mutex::default(),
         settled: watch::Sender::new(false),
-        failing: Mutex::default(),
     });
     (Kubernetes { shared: shared.clone() }, Watches::new(shared, client))
 }
@@ -304,6 +300,13 @@ impl Kubernetes {
         self.shared.reader.containers(namespace, workload, since).await
     }
 
+    /// How many watches there are in each state.
+    pub fn watches(&self) -> Vec<(WatchState, usize)> {
+        let watches = self.shared.watches();
+        let count = |state| watches.values().filter(|it| **it == state).count();
+        WatchState::ALL.map(|state| (state, count(state))).into()
+    }
+
     /// Changes when a TriggerAuthentication does.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
@@ -324,6 +327,10 @@ impl Shared {
     fn index(&self) -> MutexGuard<'_, Index> {
         // It cannot fail half-way.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watches(&self) -> MutexGuard<'_, HashMap<Scope, WatchState>> {
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

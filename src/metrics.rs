@@ -36,6 +36,10 @@ pub struct Standing {
     pub held: usize,
     /// The median and the oldest.
     pub reading_ages: Option<(Duration, Duration)>,
+    /// How many `authenticationRef`s, and watches of Kubernetes, there are in each state; empty
+    /// without Kubernetes.
+    pub credentials: Vec<(&'static str, usize)>,
+    pub watches: Vec<(&'static str, usize)>,
 }
 
 /// How it stands with one rate limit.
@@ -203,11 +207,17 @@ impl Standing {
     fn registry(&self) -> Registry {
         let mut registry = Registry::with_prefix(PREFIX);
         self.register_organisations(&mut registry);
-        let demands = Family::<ByState, Whole>::default();
-        for (state, count) in &self.demands {
-            demands.get_or_create(&ByState { state }).set(*count as u64);
+        for (name, help, counts) in [
+            ("demands", "Queries that are known, by what becomes of them", &self.demands),
+            ("credentials", "References to TriggerAuthentications, by outcome", &self.credentials),
+            ("watches", "Watches of Kubernetes, by whether they tell of changes", &self.watches),
+        ] {
+            let family = Family::<ByState, Whole>::default();
+            for (state, count) in counts {
+                family.get_or_create(&ByState { state }).set(*count as u64);
+            }
+            registry.register(name, help, family);
         }
-        registry.register("demands", "Queries that are known, by what becomes of them", demands);
         let held = Whole::default();
         held.set(self.held as u64);
         registry.register(
@@ -311,6 +321,8 @@ mod tests {
             demands: vec![("awake", 3), ("asleep", 0)],
             held: 1,
             reading_ages: Some((Duration::from_millis(7_500), Duration::from_secs(70))),
+            credentials: vec![("in_use", 2)],
+            watches: vec![("failing", 4)],
         };
         let page = metrics.encode(&standing);
         for line in [
@@ -331,6 +343,7 @@ mod tests {
             .collect();
         gauges.sort_unstable();
         insta::assert_snapshot!(gauges.join("\n"), @r#"
+        credentials{state="in_use"} 2
         demands_held 1
         demands{state="asleep"} 0
         demands{state="awake"} 3
@@ -342,6 +355,7 @@ mod tests {
         reading_age_seconds{bound="oldest"} 70.0
         refresh_interval_seconds{host="api.datadoghq.eu",organisation="1",bound="longest"} 60.0
         refresh_interval_seconds{host="api.datadoghq.eu",organisation="1",bound="shortest"} 15.0
+        watches{state="failing"} 4
         "#);
     }
 

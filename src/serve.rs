@@ -107,6 +107,10 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         credentials = with_kubernetes;
         cluster = Some(Cluster { kubernetes, watches, resolver });
     }
+    let tenants = admin::Tenants {
+        credentials: credentials.clone(),
+        kubernetes: cluster.as_ref().map(|cluster| cluster.kubernetes.clone()),
+    };
     let source = Datadog::new(client, metrics.clone());
     let (refresher, worker) = refresh::new(config.refresh, source);
 
@@ -141,7 +145,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     rest.spawn({
         let phases = admin::Phases { started: started.clone(), leaving: shutdown.leave.clone() };
         let stop = stop.clone();
-        let served = admin::serve(listeners.admin, metrics, refresher.clone(), phases, stop);
+        let admin = listeners.admin;
+        let served = admin::serve(admin, metrics, refresher.clone(), tenants, phases, stop);
         async move { served.await.context("the admin server ended") }
     });
     rest.spawn({

@@ -56,6 +56,32 @@ enum Turn {
     },
 }
 
+/// How it stands with an `authenticationRef`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialState {
+    InUse,
+    /// What it refers to has vanished; the last keys are used on for a while.
+    Held,
+    /// There are no keys.
+    Failed,
+    /// It has yet to be resolved.
+    Pending,
+}
+
+impl CredentialState {
+    pub const ALL: [Self; 4] = [Self::InUse, Self::Held, Self::Failed, Self::Pending];
+
+    /// As metrics spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InUse => "in_use",
+            Self::Held => "held",
+            Self::Failed => "failed",
+            Self::Pending => "pending",
+        }
+    }
+}
+
 /// What came of a resolution, for the log and the readings.
 #[derive(Debug, PartialEq)]
 pub(super) enum Settled {
@@ -205,6 +231,12 @@ impl Keyring {
         self.entries.values().any(|entry| entry.has(account))
     }
 
+    pub(super) fn states(&self) -> Vec<(CredentialState, usize)> {
+        let states: Vec<CredentialState> = self.entries.values().map(Entry::state).collect();
+        let count = |state| states.iter().filter(|it| **it == state).count();
+        CredentialState::ALL.map(|state| (state, count(state))).into()
+    }
+
     pub(super) fn forget_idle(&mut self, now: Instant) {
         if self.forgotten_at.is_some_and(|at| now < at + FORGET_EVERY) {
             return;
@@ -220,6 +252,15 @@ impl Keyring {
 }
 
 impl Entry {
+    fn state(&self) -> CredentialState {
+        match &*self.account.borrow() {
+            Some(Ok(_)) if self.failing.is_some() => CredentialState::Held,
+            Some(Ok(_)) => CredentialState::InUse,
+            Some(Err(_)) => CredentialState::Failed,
+            None => CredentialState::Pending,
+        }
+    }
+
     fn has(&self, account: &Account) -> bool {
         matches!(&*self.account.borrow(), Some(Ok(own)) if **own == *account)
     }

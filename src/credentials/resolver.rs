@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Authentication, CredentialsError, Own, Rules,
-    keyring::{Keyring, Settled},
+    keyring::{CredentialState, Keyring, Settled},
     resolution::Resolution,
 };
 use crate::{
@@ -60,6 +60,10 @@ impl Ring {
 
     pub(super) fn uses(&self, account: &Account) -> bool {
         self.keyring().uses(account)
+    }
+
+    pub(super) fn states(&self) -> Vec<(CredentialState, usize)> {
+        self.keyring().states()
     }
 
     fn keyring(&self) -> MutexGuard<'_, Keyring> {

@@ -1,12 +1,7 @@
 //! Follows what happens to KEDA's objects: one task for each kind and namespace. What a watch
 //! tells goes into the index; while Kubernetes is away, the last known state stays.
 
-use std::{
-    collections::HashSet,
-    pin::pin,
-    sync::{Arc, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use kube::{
@@ -44,6 +39,18 @@ pub struct Watches {
     client: Client,
 }
 
+/// How it stands with a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchState {
+    /// The first listing is under way.
+    Beginning,
+    Working,
+    /// It is tried again; what is known stays in use.
+    Failing,
+    /// By RBAC.
+    Forbidden,
+}
+
 /// One kind, in one namespace or all.
 struct Follower {
     shared: Arc<Shared>,
@@ -55,6 +62,20 @@ struct Follower {
     failing: Option<ReadError>,
 }
 
+impl WatchState {
+    pub const ALL: [Self; 4] = [Self::Beginning, Self::Working, Self::Failing, Self::Forbidden];
+
+    /// As metrics spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Beginning => "beginning",
+            Self::Working => "working",
+            Self::Failing => "failing",
+            Self::Forbidden => "forbidden",
+        }
+    }
+}
+
 impl Watches {
     pub(super) fn new(shared: Arc<Shared>, client: Client) -> Self {
         Self { shared, client }
@@ -63,7 +84,8 @@ impl Watches {
     /// Until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let scopes = scopes(&self.shared.config.namespaces);
-        self.shared.unsettled().extend(scopes.iter().cloned());
+        let beginning = scopes.iter().map(|scope| (scope.clone(), WatchState::Beginning));
+        self.shared.watches().extend(beginning);
         let mut tasks = JoinSet::new();
         for scope in scopes {
             let (shared, client) = (self.shared.clone(), self.client.clone());
@@ -178,13 +200,14 @@ impl Follower {
             }
         }
         self.failures = 0;
-        if self.failing.take().is_some() && self.shared.is_told_again(&self.scope) {
+        self.failing = None;
+        let was = self.enter(WatchState::Working);
+        if was == Some(WatchState::Failing) && !self.shared.fails_somewhere() {
             tracing::info!("Kubernetes tells of changes again");
         }
         if !matches!(self.scope.what, Watched::Scaled(_)) {
             self.shared.changes.send_modify(|changes| *changes += 1);
         }
-        self.settle();
     }
 
     /// Said once: what RBAC forbids stays so until somebody mends it, and the API server is away
@@ -192,44 +215,37 @@ impl Follower {
     fn fails(&mut self, error: ReadError) {
         self.failures = self.failures.saturating_add(1);
         let is_forbidden = matches!(error, ReadError::Forbidden { .. });
-        if is_forbidden && self.failing.as_ref() != Some(&error) {
-            let instead = self.scope.what.instead();
-            tracing::warn!(%error, instead, "a watch is forbidden");
-        } else if !is_forbidden && self.shared.is_first_failure(&self.scope) {
-            tracing::warn!(
-                %error,
-                "Kubernetes does not tell of changes; what is known stays in use"
-            );
+        let is_first = !self.shared.fails_somewhere();
+        if is_forbidden {
+            self.enter(WatchState::Forbidden);
+            if self.failing.as_ref() != Some(&error) {
+                let instead = self.scope.what.instead();
+                tracing::warn!(%error, instead, "a watch is forbidden");
+            }
+        } else {
+            self.enter(WatchState::Failing);
+            if is_first {
+                let text = "Kubernetes does not tell of changes; what is known stays in use";
+                tracing::warn!(%error, "{text}");
+            }
         }
         self.failing = Some(error);
-        self.settle();
     }
 
-    fn settle(&self) {
-        let mut unsettled = self.shared.unsettled();
-        if unsettled.remove(&self.scope) && unsettled.is_empty() {
-            self.shared.settled.send_replace(true);
+    /// Says what it was before.
+    fn enter(&self, state: WatchState) -> Option<WatchState> {
+        let mut watches = self.shared.watches();
+        let was = watches.insert(self.scope.clone(), state);
+        if !watches.values().any(|state| *state == WatchState::Beginning) {
+            self.shared.settled.send_if_modified(|settled| !std::mem::replace(settled, true));
         }
+        was
     }
 }
 
 impl Shared {
-    fn unsettled(&self) -> MutexGuard<'_, HashSet<Scope>> {
-        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether no other watch failed before.
-    fn is_first_failure(&self, scope: &Scope) -> bool {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_none = failing.is_empty();
-        failing.insert(scope.clone());
-        was_none
-    }
-
-    /// Whether no watch fails any more.
-    fn is_told_again(&self, scope: &Scope) -> bool {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        failing.remove(scope) && failing.is_empty()
+    fn fails_somewhere(&self) -> bool {
+        self.watches().values().any(|state| *state == WatchState::Failing)
     }
 }
 

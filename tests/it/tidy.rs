@@ -11,6 +11,8 @@ use std::{
 use clap::CommandFactory as _;
 use keda_datadog_scaler::{
     cli::Cli,
+    credentials::CredentialState,
+    kubernetes::WatchState,
     metrics::{Limit, Method, Metrics, Organisation, Standing},
     refresh::DemandState,
     sandbox::Fault,
@@ -155,6 +157,8 @@ fn the_readme_knows_every_metric_and_outcome() {
         demands: DemandState::ALL.map(|state| (state.name(), 1)).into(),
         held: 1,
         reading_ages: Some((Duration::ZERO, Duration::ZERO)),
+        credentials: CredentialState::ALL.map(|state| (state.name(), 1)).into(),
+        watches: WatchState::ALL.map(|state| (state.name(), 1)).into(),
     };
     let page = metrics.encode(&standing);
     let samples = page.lines().filter(|line| !line.starts_with('#'));
@@ -169,8 +173,9 @@ fn the_readme_knows_every_metric_and_outcome() {
             .unwrap_or(name);
         assert!(readme.contains(&format!("`{family}`")), "{family} is not in the README");
     }
-    for state in DemandState::ALL {
-        let name = state.name();
+    let states = DemandState::ALL.map(DemandState::name).into_iter();
+    let states = states.chain(CredentialState::ALL.map(CredentialState::name));
+    for name in states.chain(WatchState::ALL.map(WatchState::name)) {
         assert!(readme.contains(&format!("`{name}`")), "{name} is not in the README");
     }
 }
@@ -206,6 +211,8 @@ fn a_framework_is_named_in_its_home_only() {
         ("axum::", &["admin", "sandbox"]),
         ("maud::", &["admin", "sandbox"]),
         ("clap::", &["cli", "main"]),
+        ("kube::", &["kubernetes"]),
+        ("k8s_openapi::", &["kubernetes"]),
     ];
     let source = repository().join("src");
     for path in rust_files(&source) {
