@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! KEDA ──► scaler ──► trigger ──► credentials ──► demand ──► refresh ──► source ──► Datadog API
-//!             ▲                                                 │
+//!             ▲                        │                        │
+//!             │                   kubernetes                    │
 //!             └───────────────── a reading ◄────────────────────┴──► admin: /metrics, /api/status
 //! sandbox ──► a Datadog made of waves, and the real server in front of it
 //! check ──► the same trigger, credentials and source: once, aloud, without the engine
