@@ -84,7 +84,7 @@ pub struct Grant {
 /// An `authenticationRef`, and where it counts from. As text, what messages call it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Authentication {
-    /// The trigger's.
+    /// The trigger's; that of KEDA, where it makes no difference.
     pub namespace: Arc<str>,
     pub reference: Reference,
     /// Whose environment may be looked into; `None` if that is not needed.
@@ -187,8 +187,12 @@ impl Credentials {
         };
         let known = kubernetes.known_authentication(&object.namespace, reference);
         let needs_workload = known.is_none_or(|spec| spec.needs_workload());
+        // One of the cluster is the same for all, unless it looks into their workloads.
+        let is_shared =
+            reference.kind == AuthenticationKind::ClusterTriggerAuthentication && !needs_workload;
+        let namespace = if is_shared { &self.rules.keda_namespace } else { &object.namespace };
         let authentication = Authentication {
-            namespace: object.namespace.clone(),
+            namespace: namespace.clone(),
             reference: reference.clone(),
             workload: needs_workload.then(|| object.workload.clone()),
         };

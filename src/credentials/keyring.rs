@@ -20,6 +20,8 @@ const MAX_ENTRIES: usize = 10_000;
 const ROUND: Duration = Duration::from_mins(1);
 /// The same, of what has come to nothing: its author may be mending it.
 const RETRY: Duration = Duration::from_secs(5);
+/// What was read for another so lately will do, unless there is a reason to doubt it.
+const LATELY: Duration = Duration::from_secs(10);
 /// What nobody asked for in this time is forgotten.
 const IDLE: Duration = Duration::from_mins(10);
 /// How often that is looked for.
@@ -39,6 +41,8 @@ struct Entry {
     account: watch::Sender<Option<Own>>,
     asked_at: Instant,
     turn: Turn,
+    /// Whether what was read lately will not do.
+    is_doubted: bool,
     /// What it was resolved by.
     basis: Option<Arc<AuthenticationSpec>>,
     /// Since when it comes to nothing, though it did before, and to what.
@@ -119,6 +123,7 @@ impl Keyring {
             account,
             asked_at: now,
             turn: Turn::At(now),
+            is_doubted: false,
             basis: None,
             failing: None,
             is_questioned: false,
@@ -127,9 +132,9 @@ impl Keyring {
         Ok((receiver, true))
     }
 
-    /// What is to be resolved now: first what never was, then what has waited longest; of each, of
+    /// What is to be resolved now, by what was read since an instant: first what never was, then what has waited longest; of each, of
     /// the namespace that was served least lately.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<Arc<Authentication>> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<(Arc<Authentication>, Instant)> {
         let due = self.entries.iter().filter_map(|(authentication, entry)| match entry.turn {
             Turn::At(at) if at <= now => {
                 let is_known = entry.account.borrow().is_some();
@@ -143,7 +148,9 @@ impl Keyring {
         self.served.insert(first.namespace.clone(), now);
         let entry = self.entries.get_mut(&first).expect("what was found has an entry");
         entry.turn = Turn::Now { again: false };
-        Some(first)
+        let is_doubted = std::mem::take(&mut entry.is_doubted);
+        let lately = now.checked_sub(LATELY).filter(|_| !is_doubted);
+        Some((first, lately.unwrap_or(now)))
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
@@ -194,6 +201,9 @@ impl Keyring {
             }
         };
         entry.turn = Turn::At(if again { now } else { now + pause });
+        if !matches!(&*entry.account.borrow(), Some(Ok(_))) || entry.failing.is_some() {
+            entry.is_doubted = true;
+        }
         settled
     }
 
@@ -287,6 +297,7 @@ impl Entry {
     }
 
     fn hasten(&mut self, now: Instant) {
+        self.is_doubted = true;
         self.turn = match self.turn {
             Turn::At(at) => Turn::At(at.min(now)),
             Turn::Now { .. } => Turn::Now { again: true },

@@ -89,11 +89,12 @@ impl Resolver {
         loop {
             while resolving.len() < MAX_AT_ONCE {
                 let due = self.ring.keyring().take_due(Instant::now());
-                let Some(authentication) = due else { break };
+                let Some((authentication, since)) = due else { break };
                 resolving.spawn(resolve(
                     self.kubernetes.clone(),
                     self.rules.clone(),
                     authentication,
+                    since,
                 ));
             }
             let next = self.ring.keyring().next_due().filter(|_| resolving.len() < MAX_AT_ONCE);
@@ -159,13 +160,10 @@ async fn resolve(
     kubernetes: Kubernetes,
     rules: Arc<Rules>,
     authentication: Arc<Authentication>,
+    since: Instant,
 ) -> Resolved {
-    let resolution = Resolution {
-        kubernetes: &kubernetes,
-        rules: &rules,
-        authentication: &authentication,
-        since: Instant::now(),
-    };
+    let (kubernetes, rules) = (&kubernetes, &rules);
+    let resolution = Resolution { kubernetes, rules, authentication: &authentication, since };
     let (basis, outcome) = resolution.account().await;
     Resolved { authentication, basis, outcome }
 }

@@ -168,6 +168,35 @@ async fn a_cluster_trigger_authentication_has_its_secrets_in_kedas_namespace() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_many_refer_to_is_read_once_a_minute() {
+    let kubernetes = FakeKubernetes::new();
+    let values = [("api", "marker-api-key"), ("app", "of-keda")];
+    kubernetes.apply(data("Secret", "keda", "keys", &values));
+    kubernetes.apply(authentication(None, "datadog", from_secret()));
+    let requests: Vec<_> = (0..100)
+        .map(|n| {
+            let namespace = format!("team-{n}");
+            kubernetes.apply(authentication(Some(&namespace), "datadog", from_secret()));
+            ScaledObjectRef { namespace, ..object(&[]) }
+        })
+        .collect();
+    for (n, request) in requests.iter().enumerate() {
+        let kind = ["TriggerAuthentication", "ClusterTriggerAuthentication"][n % 2];
+        let reference = json!({"name": "datadog", "kind": kind});
+        kubernetes.apply(scaled_object(request, &[trigger(request, reference)]));
+    }
+    let engine = start_with(&kubernetes, |rules| rules.restricts_secrets = true).await;
+    for _ in 0..30 {
+        for request in &requests {
+            engine.pair(request).await.unwrap();
+        }
+        sleep(Duration::from_secs(10)).await;
+    }
+    let reads = kubernetes.times_asked("get", "secrets");
+    assert!((5..=12).contains(&reads), "{reads}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn restricted_secrets_are_read_in_kedas_namespace_only() {
     let kubernetes = cluster(from_secret());
     let values = [("api", "marker-api-key"), ("app", "of-keda")];
