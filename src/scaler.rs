@@ -17,7 +17,9 @@ use crate::{
         MetricValue, ScaledObjectRef, external_scaler_server::ExternalScaler,
     },
     refresh::{Asker, Refresher, Unread},
-    trigger::{Advice, Circumstances, Contradiction, Measure, PointOffset, Subject, Trigger},
+    trigger::{
+        Advice, Circumstances, Contradiction, Measure, Owner, PointOffset, Subject, Trigger,
+    },
 };
 
 mod warm;
@@ -284,12 +286,13 @@ impl Shared {
 fn contradictions(stored: &Stored, trigger: &Trigger, hold: Duration) -> Vec<Contradiction> {
     let Scalable { kind, cooldown, stabilization, .. } = *stored.object;
     let circumstances = Circumstances {
-        is_job: kind == Kind::ScaledJob,
+        owner: match kind {
+            Kind::ScaledObject => Owner::ScaledObject { cooldown, stabilization },
+            Kind::ScaledJob => Owner::ScaledJob,
+        },
         pushes: stored.pushes,
         is_value: stored.metric_type.as_deref() == Some("Value"),
         is_global: stored.value("type").is_some_and(|it| it.eq_ignore_ascii_case("global")),
-        cooldown,
-        stabilization,
     };
     circumstances.contradictions(trigger.hold.unwrap_or(hold))
 }

@@ -12,7 +12,7 @@ mod fault;
 mod interpret;
 mod circumstances;
 
-pub use circumstances::{Circumstances, Contradiction};
+pub use circumstances::{Circumstances, Contradiction, Owner};
 pub use fault::{Fault, MetadataError};
 pub use interpret::{Measure, Unanswered};
 pub use keys::{Advice, KEYS};

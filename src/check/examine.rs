@@ -7,14 +7,17 @@ use serde_json::Value;
 
 use super::{
     MAX_SHOWN, Server,
-    manifest::{Kind, OF_METADATA, Selected},
+    manifest::{Manifest, OF_METADATA, Selected},
     report::{Evidence, Examined, Failed, Hold, Level, Outcome, Step},
     settings::settings,
 };
 use crate::{
+    kubernetes::Kind,
     scaler::{Failure, understand},
     source::grammar,
-    trigger::{KEYS, KEYS_OF_KEDA, Subject, Trigger, advice, boolean},
+    trigger::{
+        Circumstances, Contradiction, KEYS, KEYS_OF_KEDA, Owner, Subject, Trigger, advice, boolean,
+    },
     words::shorten,
 };
 
@@ -112,12 +115,8 @@ fn question_trigger(selected: &Selected<'_>, examined: &mut Examined) {
         ),
         _ => {}
     }
-    if is_job && spec.r#type == "external-push" {
-        find(
-            Level::Warning,
-            "`type` is \"external-push\", but KEDA polls a ScaledJob; set `type: external`"
-                .to_owned(),
-        );
+    for contradiction in contradictions(selected, Duration::ZERO, Step::Trigger) {
+        find(Level::Warning, contradiction.to_string());
     }
     match spec.metric_type.as_deref() {
         Some(_) if is_job => find(
@@ -145,6 +144,36 @@ fn question_trigger(selected: &Selected<'_>, examined: &mut Examined) {
             ),
         );
     }
+}
+
+/// What contradicts the object, as far as it is told at this step. `hold` is how long an active
+/// reading is held.
+fn contradictions(selected: &Selected<'_>, hold: Duration, at: Step) -> Vec<Contradiction> {
+    let Selected { manifest: Manifest { kind, spec: object, .. }, spec, .. } = selected;
+    let text = |key: &str| spec.metadata.get(key).and_then(Value::as_str);
+    let seconds = Duration::from_secs;
+    let circumstances = Circumstances {
+        owner: match kind {
+            Kind::ScaledObject => Owner::ScaledObject {
+                // Without a way to zero, nothing cools down.
+                cooldown: object.idle().is_some().then(|| seconds(object.cooldown_period)),
+                stabilization: Some(seconds(object.stabilization_window())),
+            },
+            Kind::ScaledJob => Owner::ScaledJob,
+        },
+        pushes: spec.r#type == "external-push",
+        is_value: spec.metric_type.as_deref() == Some("Value"),
+        is_global: text("type").is_some_and(|it| it.trim().eq_ignore_ascii_case("global")),
+    };
+    let mut found = circumstances.contradictions(hold);
+    found.retain(|contradiction| {
+        at == match contradiction {
+            Contradiction::PushOfJob => Step::Trigger,
+            Contradiction::Global => Step::Metadata,
+            Contradiction::HoldOfJob | Contradiction::Hold { .. } => Step::Hold,
+        }
+    });
+    found
 }
 
 /// Kubernetes refuses anything but texts.
@@ -186,14 +215,8 @@ fn question_metadata(
             find(Level::Error, format!("`{key}` is \"{value}\", but must be true or false"));
         }
     }
-    let is_global = text("type").is_some_and(|value| value.eq_ignore_ascii_case("global"));
-    if is_global && spec.metric_type.as_deref() != Some("Value") {
-        find(
-            Level::Warning,
-            "`type` in the metadata is \"global\", which has no effect; for one target for all \
-             replicas together, set `metricType: Value` for the trigger"
-                .to_owned(),
-        );
+    for contradiction in contradictions(selected, Duration::ZERO, Step::Metadata) {
+        find(Level::Warning, contradiction.to_string());
     }
     // Without `asMetricSource`, its absence would be a fault.
     let has_target = is_given(selected, "queryValue") || is_given(selected, "targetValue");
@@ -299,28 +322,8 @@ pub(super) fn question_hold(
     let held_for = |active| trigger.held_for(active, refresh, server.hold);
     let hold = held_for(true);
     let is_job = selected.manifest.kind == Kind::ScaledJob;
-    if is_job && !hold.is_zero() {
-        examined.find(
-            Level::Warning,
-            Step::Hold,
-            "a value that is held would start Jobs again for work already done; set \
-             `holdLastValue: \"0\"` for a ScaledJob",
-        );
-    }
-    // Without a way to zero, nothing cools down.
-    let windows = [
-        (spec.idle().is_some(), "cooldownPeriod", spec.cooldown_period),
-        (true, "stabilizationWindowSeconds", spec.stabilization_window()),
-    ];
-    for (matters, name, seconds) in windows {
-        if matters && !is_job && hold > Duration::from_secs(seconds) {
-            let hold = hold.as_secs_f64();
-            let message = format!(
-                "a reading is held for {hold} s, longer than `{name}` ({seconds} s) keeps the \
-                 replicas; set `holdLastValue: \"{seconds}\"`, or a longer `{name}`"
-            );
-            examined.find(Level::Warning, Step::Hold, message);
-        }
+    for contradiction in contradictions(selected, hold, Step::Hold) {
+        examined.find(Level::Warning, Step::Hold, contradiction.to_string());
     }
     examined.hold = Some(Hold {
         refresh_seconds: refresh.as_secs_f64(),

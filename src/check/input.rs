@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use super::{
     MAX_SHOWN,
-    manifest::{Kind, Manifest, Selected, Spec},
+    manifest::{Manifest, Selected, Spec},
 };
-use crate::words::shorten;
+use crate::{kubernetes::Kind, words::shorten};
 
 /// Largest input; the largest object that etcd takes has 1.5 MB.
 const MAX_INPUT: u64 = 16 << 20;

@@ -1,12 +1,12 @@
 //! ScaledObjects and ScaledJobs as they are written down, with KEDA's defaults. Tolerant: what
 //! Kubernetes or KEDA would refuse is for the examination to say, where it stands.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::{proto::ScaledObjectRef, trigger::is_meant_for_us};
+use crate::{kubernetes::Kind, proto::ScaledObjectRef, trigger::is_meant_for_us};
 
 /// In place of a file's name.
 pub(super) const OF_METADATA: &str = "--metadata";
@@ -20,12 +20,6 @@ pub(super) struct Manifest {
     pub(super) namespace: Option<String>,
     pub(super) name: String,
     pub(super) spec: Spec,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) enum Kind {
-    ScaledObject,
-    ScaledJob,
 }
 
 /// Defaults are those of `apis/keda/v1alpha1`; counts of seconds and of replicas.
@@ -219,15 +213,6 @@ impl TriggerSpec {
             "external" | "external-push" => has_our_key(),
             _ => false,
         }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ScaledObject => "ScaledObject",
-            Self::ScaledJob => "ScaledJob",
-        })
     }
 }
 

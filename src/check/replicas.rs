@@ -2,10 +2,10 @@
 //! `pkg/controller/podautoscaler/replica_calculator.go` in Kubernetes, with KEDA's rounding.
 
 use super::{
-    manifest::{Kind, Selected},
+    manifest::Selected,
     report::{Jobs, MetricType, Replicas, Scaling},
 };
-use crate::trigger::Trigger;
+use crate::{kubernetes::Kind, trigger::Trigger};
 
 /// The HPA does nothing while it is off by no more than this; Kubernetes' default.
 const TOLERANCE: f64 = 0.1;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::manifest::Kind;
+use crate::kubernetes::Kind;
 
 /// All of one run.
 #[derive(Debug, Serialize)]

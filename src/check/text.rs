@@ -4,13 +4,13 @@ use anstyle::{AnsiColor, Color, Style};
 use textwrap::core::display_width;
 
 use super::{
-    manifest::{Kind, OF_METADATA},
+    manifest::OF_METADATA,
     report::{
         Answer, Call, Event, Evidence, Examined, Failed, Happening, Hold, Jobs, Level, MetricType,
         Outcome, Replicas, Report, Scaling, Setting, Step,
     },
 };
-use crate::words::shorten;
+use crate::{kubernetes::Kind, words::shorten};
 
 pub(super) mod comparison;
 mod series;

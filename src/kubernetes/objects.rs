@@ -4,11 +4,11 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use kube::api::{ApiResource, DynamicObject};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 /// Which of KEDA's two kinds that scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Kind {
     ScaledObject,
     ScaledJob,

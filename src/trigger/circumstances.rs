@@ -5,18 +5,25 @@ use std::{fmt, time::Duration};
 /// What the object says that KEDA does not pass on.
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances {
-    /// A ScaledJob.
-    pub is_job: bool,
+    pub owner: Owner,
     /// Of type `external-push`.
     pub pushes: bool,
     /// `metricType: Value`.
     pub is_value: bool,
     /// `type: global` in the metadata.
     pub is_global: bool,
-    /// How long the last replicas are kept; `None` if there is no way to zero.
-    pub cooldown: Option<Duration>,
-    /// The HPA's, for scaling down.
-    pub stabilization: Option<Duration>,
+}
+
+/// What the trigger belongs to.
+#[derive(Clone, Copy, Debug)]
+pub enum Owner {
+    ScaledObject {
+        /// How long the last replicas are kept; `None` if there is no way to zero.
+        cooldown: Option<Duration>,
+        /// The HPA's, for scaling down.
+        stabilization: Option<Duration>,
+    },
+    ScaledJob,
 }
 
 /// Works, but not as its author thinks.
@@ -39,17 +46,23 @@ impl Circumstances {
         if self.is_global && !self.is_value {
             found.push(Contradiction::Global);
         }
-        if self.is_job && self.pushes {
-            found.push(Contradiction::PushOfJob);
-        }
-        if self.is_job && !hold.is_zero() {
-            found.push(Contradiction::HoldOfJob);
-        }
-        let windows =
-            [("cooldownPeriod", self.cooldown), ("stabilizationWindowSeconds", self.stabilization)];
-        for (name, keeps) in windows {
-            if let Some(keeps) = keeps.filter(|keeps| hold > *keeps && !self.is_job) {
-                found.push(Contradiction::Hold { hold, name, keeps });
+        match self.owner {
+            Owner::ScaledJob => {
+                if self.pushes {
+                    found.push(Contradiction::PushOfJob);
+                }
+                if !hold.is_zero() {
+                    found.push(Contradiction::HoldOfJob);
+                }
+            }
+            Owner::ScaledObject { cooldown, stabilization } => {
+                let windows =
+                    [("cooldownPeriod", cooldown), ("stabilizationWindowSeconds", stabilization)];
+                for (name, keeps) in windows {
+                    if let Some(keeps) = keeps.filter(|keeps| hold > *keeps) {
+                        found.push(Contradiction::Hold { hold, name, keeps });
+                    }
+                }
             }
         }
         found
