@@ -13,6 +13,7 @@ use std::{
 };
 
 use kube::Client;
+use serde_json::Value;
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -56,6 +57,8 @@ pub struct Kubernetes {
 
 struct Shared {
     config: Config,
+    /// Where the API server is, if that is known.
+    server: Option<Box<str>>,
     reader: Reader,
     index: Mutex<Index>,
     /// ScaledObjects and ScaledJobs that were asked for, and not known.
@@ -125,14 +128,19 @@ impl Weigh for Seen {
 
 /// Asks nobody yet; the watches do nothing until they are run.
 pub async fn connect(config: Config) -> Result<(Kubernetes, Watches), AccessError> {
-    let client = config.access.client().await?;
-    Ok(new(config, client))
+    let (client, server) = config.access.client().await?;
+    Ok(assemble(config, client, Some(server.into())))
 }
 
 /// The same, with a client that is there.
 pub fn new(config: Config, client: Client) -> (Kubernetes, Watches) {
+    assemble(config, client, None)
+}
+
+fn assemble(config: Config, client: Client, server: Option<Box<str>>) -> (Kubernetes, Watches) {
     let shared = Arc::new(Shared {
         config,
+        server,
         reader: Reader::new(client.clone()),
         index: Mutex::default(),
         looks: Reads::new(MAX_LOOKS),
@@ -307,6 +315,30 @@ impl Kubernetes {
         WatchState::ALL.map(|state| (state, count(state))).into()
     }
 
+    /// A ScaledObject or ScaledJob as it is now, all of it; `None` if it does not exist.
+    pub async fn object(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, ReadError> {
+        self.shared.reader.object(kind, namespace, name).await
+    }
+
+    pub async fn has_namespace(&self, name: &str) -> Result<bool, ReadError> {
+        self.shared.reader.has_namespace(name).await
+    }
+
+    /// Whether KEDA's kinds are known there.
+    pub async fn has_keda(&self) -> Result<bool, ReadError> {
+        self.shared.reader.has_keda().await
+    }
+
+    /// Host, port and path of the API server, if that is known.
+    pub fn server(&self) -> Option<&str> {
+        self.shared.server.as_deref()
+    }
+
     /// Changes when a TriggerAuthentication does.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
@@ -341,14 +373,7 @@ impl ReadError {
             kube::Error::Api(status) if status.code == 403 => return Self::Forbidden { what },
             kube::Error::Api(status) => format!("{} {}", status.code, status.reason),
             kube::Error::SerdeError(_) => return Self::NotUnderstood { what },
-            error => {
-                // The innermost cause is the one that helps: "Connection refused".
-                let mut innermost: &dyn std::error::Error = &error;
-                while let Some(source) = innermost.source() {
-                    innermost = source;
-                }
-                innermost.to_string()
-            }
+            error => access::cause(&error),
         };
         Self::Unreachable { cause: shorten(cause.trim(), MAX_CAUSE) }
     }

@@ -3,21 +3,21 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 pub use k8s_openapi::api::core::v1::Container;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{
     Client, Resource as _,
     api::{ApiResource, DynamicObject, GetParams, GroupVersionKind},
     discovery,
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     ReadError, is_label, is_name,
     objects::{
-        AuthenticationKind, AuthenticationName, AuthenticationSpec, Kind, Scaled, Workload,
+        AuthenticationKind, AuthenticationName, AuthenticationSpec, KEDA, Kind, Scaled, Workload,
         authentication,
     },
     reads::{Pace, Reads, Weigh},
@@ -73,6 +73,31 @@ impl Reader {
         Ok(object.map(|object| Scaled::read(kind, object)))
     }
 
+    /// All of it.
+    pub(super) async fn object(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, ReadError> {
+        self.get(&kind.resource(), Some(namespace), name).await
+    }
+
+    pub(super) async fn has_namespace(&self, name: &str) -> Result<bool, ReadError> {
+        let resource = ApiResource::erase::<Namespace>(&());
+        Ok(self.get_text(&resource, None, name).await?.is_some())
+    }
+
+    pub(super) async fn has_keda(&self) -> Result<bool, ReadError> {
+        let discovered = self.client.list_api_group_resources(KEDA);
+        match timeout(TIMEOUT, discovered).await {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(false),
+            Ok(Err(error)) => Err(ReadError::new(error, format!("discover {KEDA}"))),
+            Err(_elapsed) => Err(unanswered()),
+        }
+    }
+
     pub(super) async fn authentication(
         &self,
         kind: &AuthenticationKind,
@@ -120,7 +145,7 @@ impl Reader {
             self.turn().await?;
             let Some(resource) = self.resource(workload).await? else { return Ok(None) };
             let object = self.get(&resource, Some(namespace), &workload.name).await?;
-            Ok(object.map(|object| containers(&object.data, &workload.kind)))
+            Ok(object.map(|object: Value| containers(&object, &workload.kind)))
         };
         self.containers.get(key, since, read).await
     }
@@ -131,9 +156,7 @@ impl Reader {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let kind = GroupVersionKind::gvk(group, version, kind);
         let known = match &**api_version {
-            "apps/v1" | "keda.sh/v1alpha1" => {
-                ["Deployment", "StatefulSet", "ScaledJob"].contains(&&*kind.kind)
-            }
+            "apps/v1" | KEDA => ["Deployment", "StatefulSet", "ScaledJob"].contains(&&*kind.kind),
             _ => false,
         };
         if known {
@@ -158,12 +181,12 @@ impl Reader {
         Ok(())
     }
 
-    async fn get(
+    async fn get<T: DeserializeOwned>(
         &self,
         resource: &ApiResource,
         namespace: Option<&str>,
         name: &str,
-    ) -> Result<Option<DynamicObject>, ReadError> {
+    ) -> Result<Option<T>, ReadError> {
         let text = self.get_text(resource, namespace, name).await?;
         let object = text.map(|text| serde_json::from_str(&text)).transpose();
         let what = || what(resource, namespace.unwrap_or_default());

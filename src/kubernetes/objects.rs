@@ -166,6 +166,9 @@ const COOLDOWN_SECONDS: i64 = 300;
 /// Kubernetes' default of `behavior.scaleDown.stabilizationWindowSeconds`.
 const STABILIZATION_SECONDS: i64 = 300;
 
+/// Group and version of KEDA's kinds.
+pub(super) const KEDA: &str = "keda.sh/v1alpha1";
+
 /// Those of `TriggerAuthenticationSpec` that are not resolved, in KEDA's order.
 const UNRESOLVED: [&str; 8] = [
     "filePath",
@@ -187,6 +190,43 @@ impl Kind {
     }
 }
 
+impl Workload {
+    /// What the `spec` of an object of this name scales; `None` if it is not as its CRD has it.
+    pub fn of(kind: Kind, name: &str, spec: &Value) -> Option<Self> {
+        match kind {
+            Kind::ScaledJob => Some(Self::of_job(name)),
+            Kind::ScaledObject => {
+                ScaleTarget::deserialize(spec.get("scaleTargetRef")?).ok().map(Into::into)
+            }
+        }
+    }
+
+    fn of_job(name: &str) -> Self {
+        Self { api_version: KEDA.into(), kind: "ScaledJob".into(), name: name.into() }
+    }
+}
+
+impl From<ScaleTarget> for Workload {
+    fn from(target: ScaleTarget) -> Self {
+        let or = |given: Option<Box<str>>, default: &str| {
+            given.filter(|given| !given.is_empty()).unwrap_or_else(|| default.into())
+        };
+        Self {
+            api_version: or(target.api_version, "apps/v1"),
+            kind: or(target.kind, "Deployment"),
+            name: target.name,
+        }
+    }
+}
+
+impl Reference {
+    /// As a trigger writes it; either may be empty. `None` without a name.
+    pub fn new(kind: &str, name: &str) -> Option<Self> {
+        let kind = AuthenticationKind::of(kind);
+        (!name.is_empty()).then(|| Self { kind, name: name.into() })
+    }
+}
+
 impl AuthenticationKind {
     /// `None` for what is neither.
     pub(super) fn resource(&self) -> Option<ApiResource> {
@@ -197,11 +237,11 @@ impl AuthenticationKind {
         }
     }
 
-    fn of(kind: Option<&str>) -> Self {
+    fn of(kind: &str) -> Self {
         match kind {
-            None | Some("" | "TriggerAuthentication") => Self::TriggerAuthentication,
-            Some("ClusterTriggerAuthentication") => Self::ClusterTriggerAuthentication,
-            Some(other) => Self::Other(other.into()),
+            "" | "TriggerAuthentication" => Self::TriggerAuthentication,
+            "ClusterTriggerAuthentication" => Self::ClusterTriggerAuthentication,
+            other => Self::Other(other.into()),
         }
     }
 }
@@ -218,7 +258,7 @@ fn resource(kind: &str, plural: &str) -> ApiResource {
     ApiResource {
         group: "keda.sh".to_owned(),
         version: "v1alpha1".to_owned(),
-        api_version: "keda.sh/v1alpha1".to_owned(),
+        api_version: KEDA.to_owned(),
         kind: kind.to_owned(),
         plural: plural.to_owned(),
     }
@@ -244,11 +284,7 @@ impl Scaled {
                 None => Self { kind, namespace, name, triggers: Arc::default() },
             },
             Kind::ScaledJob => {
-                let workload = Workload {
-                    api_version: "keda.sh/v1alpha1".into(),
-                    kind: "ScaledJob".into(),
-                    name: (&*name).into(),
-                };
+                let workload = Workload::of_job(&name);
                 let triggers = spec::<ScaledJobSpec>(object).and_then(|spec| spec.triggers);
                 let (cooldown, stabilization) = (None, None);
                 let scalable =
@@ -266,19 +302,11 @@ impl Scaled {
         let seconds = |value: i64| Duration::from_secs(value.try_into().unwrap_or(0));
         let can_idle =
             spec.min_replica_count.unwrap_or(0) == 0 || spec.idle_replica_count.is_some();
-        let target = spec.scale_target_ref;
-        let or = |given: Option<Box<str>>, default: &str| {
-            given.filter(|given| !given.is_empty()).unwrap_or_else(|| default.into())
-        };
         let scalable = Scalable {
             kind: Kind::ScaledObject,
             namespace,
             name,
-            workload: Workload {
-                api_version: or(target.api_version, "apps/v1"),
-                kind: or(target.kind, "Deployment"),
-                name: target.name,
-            },
+            workload: spec.scale_target_ref.into(),
             cooldown: can_idle.then(|| seconds(spec.cooldown_period.unwrap_or(COOLDOWN_SECONDS))),
             stabilization: Some(seconds(stabilization.unwrap_or(STABILIZATION_SECONDS))),
         };
@@ -294,8 +322,8 @@ impl Scaled {
                 _ => return None,
             };
             let authentication = trigger.authentication_ref.and_then(|reference| {
-                let name = reference.name.filter(|name| !name.is_empty())?;
-                Some(Reference { kind: AuthenticationKind::of(reference.kind.as_deref()), name })
+                let kind = reference.kind.as_deref().unwrap_or_default();
+                Reference::new(kind, &reference.name?)
             });
             Some(Arc::new(Stored {
                 object: object.clone(),
