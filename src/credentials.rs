@@ -70,6 +70,16 @@ impl Default for Rules {
     }
 }
 
+impl Rules {
+    /// Whether triggers of this namespace may use the server's own account.
+    pub fn allow_own(&self, namespace: &str) -> Result<(), CredentialsError> {
+        if self.own_namespaces.iter().any(|pattern| pattern.matches(namespace)) {
+            return Ok(());
+        }
+        Err(CredentialsError::NotOwn { namespace: namespace.into() })
+    }
+}
+
 type Own = Result<Arc<Account>, CredentialsError>;
 
 /// Leave to use an account, which may change.
@@ -205,9 +215,7 @@ impl Credentials {
         namespace: &str,
         trigger: Option<Arc<Stored>>,
     ) -> Result<Grant, CredentialsError> {
-        if !self.rules.own_namespaces.iter().any(|pattern| pattern.matches(namespace)) {
-            return Err(CredentialsError::NotOwn { namespace: namespace.into() });
-        }
+        self.rules.allow_own(namespace)?;
         Ok(Grant { trigger, account: self.own.clone() })
     }
 

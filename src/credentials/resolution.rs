@@ -4,7 +4,7 @@
 
 use std::{fmt, sync::Arc};
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
 use super::{
@@ -18,8 +18,6 @@ use crate::{
     words::shorten,
 };
 
-/// The parameters that make an account of the Datadog API.
-const PARAMETERS: [&str; 3] = [API_KEY, APP_KEY, SITE];
 const API_KEY: &str = "apiKey";
 const APP_KEY: &str = "appKey";
 const SITE: &str = "datadogSite";
@@ -68,6 +66,11 @@ pub enum Gap {
     Forbidden(ReadError),
 }
 
+impl Parameter {
+    /// Those that make an account of the Datadog API.
+    pub const NAMES: [&str; 3] = [API_KEY, APP_KEY, SITE];
+}
+
 impl Resolution<'_> {
     /// The account, and what it was resolved by. The errors that pass are those that come of a
     /// `ReadError`.
@@ -102,10 +105,7 @@ impl Resolution<'_> {
         let value = |name| parameters.iter().find(|it| it.name == name);
         let given = |name| value(name).and_then(|it| it.value.as_ref().ok());
         let lacks = |parameter| match value(parameter) {
-            Some(Parameter { value: Err(gap), .. }) => {
-                let (authentication, gap) = (self.called(), gap.clone());
-                CredentialsError::Missing { authentication, parameter, gap }
-            }
+            Some(Parameter { value: Err(gap), .. }) => self.lacks(parameter, gap),
             _ => CredentialsError::NotGiven { authentication: self.called(), parameter },
         };
         let odd = |parameter| CredentialsError::NoParameterKey {
@@ -118,20 +118,33 @@ impl Resolution<'_> {
             Fault::OddApi => odd(API_KEY),
             Fault::OddApp => odd(APP_KEY),
         })?;
-        // A site that is named but missing is no reason to send the keys somewhere else.
-        let pasted = match value(SITE) {
-            Some(Parameter { value: Ok(site), .. }) => site.expose_secret(),
-            Some(Parameter { value: Err(_), .. }) => return Err(lacks(SITE)),
-            None => "",
-        };
-        let refused = || CredentialsError::SiteNotAllowed { authentication: self.called() };
-        let site = keys::site(pasted).ok_or_else(refused)?;
-        let is_allowed = |site: &str| self.rules.sites.iter().any(|allowed| allowed.matches(site));
-        if !keys::is_of_datadog(&site) && !is_allowed(&site) {
-            return Err(refused());
-        }
-        let base_url = keys::api_of(&site).ok_or_else(refused)?;
+        let site = self.site_of(parameters)?;
+        let base_url = keys::api_of(&site).ok_or_else(|| self.site_refused())?;
         Ok(Arc::new(Account::new(base_url, keys)))
+    }
+
+    /// The site that these parameters name, or Datadog's default, if keys may be sent there.
+    pub fn site_of(&self, parameters: &[Parameter]) -> Result<String, CredentialsError> {
+        let site = parameters.iter().find(|it| it.name == SITE).map(|it| &it.value);
+        // A site that is named but missing is no reason to send the keys somewhere else.
+        let pasted = site.map_or(Ok(""), |site| site.as_ref().map(ExposeSecret::expose_secret));
+        let pasted = pasted.map_err(|gap| self.lacks(SITE, gap))?;
+        let site = keys::site(pasted).ok_or_else(|| self.site_refused())?;
+        let is_allowed = self.rules.sites.iter().any(|allowed| allowed.matches(&site));
+        if !keys::is_of_datadog(&site) && !is_allowed {
+            return Err(self.site_refused());
+        }
+        Ok(site)
+    }
+
+    /// That a parameter is named, but missing.
+    pub fn lacks(&self, parameter: &'static str, gap: &Gap) -> CredentialsError {
+        let (authentication, gap) = (self.called(), gap.clone());
+        CredentialsError::Missing { authentication, parameter, gap }
+    }
+
+    fn site_refused(&self) -> CredentialsError {
+        CredentialsError::SiteNotAllowed { authentication: self.called() }
     }
 
     /// Those that concern Datadog. A gap is told in its place; an error is one that passes, or one
@@ -145,7 +158,7 @@ impl Resolution<'_> {
             return Err(CredentialsError::Unresolved { authentication, source_name });
         }
         let mut parameters = Vec::new();
-        for name in PARAMETERS {
+        for name in Parameter::NAMES {
             let Some(provenance) = self.provenance(spec, name) else { continue };
             let value = match &provenance {
                 Provenance::Data { kind, namespace, name, key } => {
