@@ -10,12 +10,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     credentials::{self, Origin},
     http,
+    kubernetes::Kind,
     metrics::Metrics,
     source::{Source, datadog::Datadog},
+    trigger::{Subject, Trigger},
     words::{json, shorten},
 };
 
 mod examine;
+mod live;
+mod keys;
 mod settings;
 mod reading;
 mod watch;
@@ -29,10 +33,13 @@ mod input;
 mod manifest;
 
 pub use input::InputError;
+pub use live::Live;
 pub use through::Tls;
 pub use watch::Follow;
 
 use input::Found;
+use keys::{Asked, Keys};
+use live::Cluster;
 use manifest::Selected;
 use reading::Asking;
 use report::{Evidence, Examined, Failed, Level, Outcome, Report, Step};
@@ -65,12 +72,22 @@ pub struct Server {
 }
 
 /// Where the triggers are written down.
+impl Server {
+    /// As it answers an object of this kind; Kubernetes tells it. See `Shared::hold` in the scaler.
+    fn towards(self, kind: Kind) -> Self {
+        let hold = if kind == Kind::ScaledJob { Duration::ZERO } else { self.hold };
+        Self { hold, ..self }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum Triggers {
     /// `-` is the standard input.
     Files(Vec<PathBuf>),
     /// One trigger of a ScaledObject that there need not be.
     Metadata(BTreeMap<String, String>),
+    /// Those of an object that is there.
+    Live(Live),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +142,7 @@ pub async fn run(
     let (fine, respondent) = tokio::select! {
         told = async {
             let respondent = Respondent::new(&config.ask).await?;
-            let found = find(&config.triggers).await?;
+            let (found, cluster) = find(&config.triggers).await?;
             match respondent {
                 Respondent::Datadog(asking) if config.ask.compares() => {
                     let asking = asking.at(compare::settled_at());
@@ -133,7 +150,7 @@ pub async fn run(
                     anyhow::Ok((fine, Respondent::Nobody))
                 }
                 mut respondent => {
-                    let fine = tell_all(&config, &found, &mut respondent, out).await?;
+                    let fine = tell_all(&config, &found, cluster.as_ref(), &mut respondent, out).await?;
                     Ok((fine, respondent))
                 }
             }
@@ -149,19 +166,26 @@ pub async fn run(
     }
 }
 
-async fn find(triggers: &Triggers) -> anyhow::Result<Found> {
-    match triggers.clone() {
+/// With the triggers, where they were found, if they are those of Kubernetes.
+async fn find(triggers: &Triggers) -> anyhow::Result<(Found, Option<Cluster>)> {
+    let found = match triggers.clone() {
         // Standard input may take its time, and Ctrl-C is to end that.
-        Triggers::Files(files) => Ok(spawn_blocking(move || input::find(&files))
+        Triggers::Files(files) => spawn_blocking(move || input::find(&files))
             .await
-            .context("reading the files panicked")??),
-        Triggers::Metadata(metadata) => Ok(Found::of_metadata(&metadata)),
-    }
+            .context("reading the files panicked")??,
+        Triggers::Metadata(metadata) => Found::of_metadata(&metadata),
+        Triggers::Live(live) => {
+            let (found, cluster) = Box::pin(live::find(live)).await?;
+            return Ok((found, Some(cluster)));
+        }
+    };
+    Ok((found, None))
 }
 
 async fn tell_all<S: Source>(
     config: &Config,
     found: &Found,
+    cluster: Option<&Cluster>,
     respondent: &mut Respondent<S>,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
@@ -172,7 +196,7 @@ async fn tell_all<S: Source>(
     for selected in selected {
         // Ctrl-C is heard.
         yield_now().await;
-        let mut examined = one(config, &selected, respondent).await;
+        let mut examined = one(config, &selected, cluster, respondent).await;
         report.fine &= examined.is_fine();
         if let Output::Text { width } = config.output {
             let gap = if report.triggers.is_empty() { "" } else { "\n\n" };
@@ -197,17 +221,29 @@ async fn tell_all<S: Source>(
 async fn one<S: Source>(
     config: &Config,
     selected: &Selected<'_>,
+    cluster: Option<&Cluster>,
     respondent: &mut Respondent<S>,
 ) -> Examined {
+    let asked = respondent.asked();
+    let server = config.server.towards(selected.manifest.kind);
     // How a running scaler runs is not known here.
-    let server = (!matches!(respondent, Respondent::Scaler { .. })).then_some(&config.server);
-    let (mut examined, trigger) = examine::examine(selected, server);
-    respondent.note_on_authentication(selected, &mut examined);
+    let known = (asked != Asked::Scaler).then_some(&server);
+    let (mut examined, trigger) = examine::examine(selected, known);
+    let is_of_agent = |it: &Trigger| matches!(it.subject, Subject::DatadogMetric { .. });
+    let keys = match cluster {
+        None => {
+            note_on_authentication(selected, asked, &mut examined);
+            Keys::OfShell
+        }
+        // Other keys than those that are looked for.
+        Some(_) if trigger.as_ref().is_some_and(is_of_agent) => Keys::None,
+        Some(cluster) => Box::pin(cluster.explain(selected, asked, &mut examined)).await,
+    };
     match respondent {
         Respondent::Nobody => {}
         Respondent::Datadog(asking) => {
             if let Some(trigger) = &trigger {
-                asking.explain(trigger, &config.server, &mut examined).await;
+                asking.explain(trigger, keys, &server, &mut examined).await;
             }
         }
         // Whatever we make of the metadata, it is the scaler's answer that counts.
@@ -223,8 +259,12 @@ async fn one<S: Source>(
         examined.scaling = replicas::scaling(selected, value, active, target, config.replicas);
     }
     examine::question_scaling(selected, &mut examined);
-    if let (Some(trigger), Some(server)) = (&trigger, server) {
+    if let (Some(trigger), Some(server)) = (&trigger, known) {
         examine::question_hold(selected, trigger, server, &mut examined);
+        // What reads Kubernetes here is taken for what the scaler does, too.
+        if cluster.is_none() {
+            examine::question_job(selected, trigger, &config.server, &mut examined);
+        }
     }
     examined
 }
@@ -308,23 +348,26 @@ impl<S> Respondent<S> {
         matches!(self, Self::Scaler { follow: Some(_), .. })
     }
 
-    /// What becomes of the trigger's `authenticationRef`.
-    fn note_on_authentication(&self, selected: &Selected<'_>, examined: &mut Examined) {
-        let Some(reference) = &selected.spec.authentication_ref else { return };
-        if reference.name.is_empty() {
-            let message = "`authenticationRef` has no `name`; set it, or take it out";
-            examined.find(Level::Error, Step::Trigger, message);
-            return;
+    fn asked(&self) -> Asked {
+        match self {
+            Self::Nobody => Asked::Nobody,
+            Self::Datadog(_) => Asked::Datadog,
+            Self::Scaler { .. } => Asked::Scaler,
         }
-        let name = shorten(&reference.name, MAX_SHOWN);
-        let used = match self {
-            Self::Nobody => "nobody is asked",
-            Self::Datadog(_) => "the keys of your shell are used",
-            Self::Scaler { .. } => "this version of the scaler uses its own keys",
-        };
-        let message = format!("`authenticationRef` \"{name}\" is not resolved here; {used}");
-        examined.find(Level::Note, Step::Trigger, message);
     }
+}
+
+/// What becomes of the `authenticationRef` of a trigger that is not that of Kubernetes.
+fn note_on_authentication(selected: &Selected<'_>, asked: Asked, examined: &mut Examined) {
+    let Some(reference) = selected.spec.authentication() else { return };
+    let name = shorten(&reference.name, MAX_SHOWN);
+    let used = match asked {
+        Asked::Nobody => "nobody is asked",
+        Asked::Datadog => "the keys of your shell are used",
+        Asked::Scaler => "the scaler does that, or uses its own keys if it has no Kubernetes",
+    };
+    let message = format!("`authenticationRef` \"{name}\" is not resolved here; {used}");
+    examined.find(Level::Note, Step::Trigger, message);
 }
 
 #[cfg(test)]

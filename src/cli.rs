@@ -134,6 +134,13 @@ struct Tenants {
     #[arg(long, env = "SCALER_NAMESPACES", value_name = "NAMES", value_delimiter = ',', value_parser = namespace)]
     namespaces: Vec<String>,
 
+    #[command(flatten)]
+    grants: Grants,
+}
+
+/// Which keys a trigger may use, in `check` too.
+#[derive(Debug, Args)]
+struct Grants {
     /// Where the Secrets of a ClusterTriggerAuthentication are [default: keda]
     #[arg(long, env = "SCALER_KEDA_NAMESPACE", value_name = "NAME", value_parser = namespace)]
     keda_namespace: Option<String>,
@@ -265,12 +272,13 @@ pub struct Sandbox {
     log: Log,
 }
 
-/// What the environment says that is no flag: Datadog's own names, and KEDA's.
+/// What the environment says that is no flag: names of Datadog, KEDA and Kubernetes.
 pub struct Environment {
     given: Given,
     datadog_host: Option<String>,
     keda_namespace: Option<String>,
     restricts_secrets: bool,
+    has_kubeconfig: bool,
 }
 
 /// Something on the command line or in the environment that cannot work: exit code 2.
@@ -299,6 +307,7 @@ impl Environment {
             datadog_host: given_text("DATADOG_HOST"),
             keda_namespace: given_text("KEDA_CLUSTER_OBJECT_NAMESPACE"),
             // As KEDA's operator: `strconv.ParseBool`, and no word is no.
+            has_kubeconfig: given_text("KUBECONFIG").is_some(),
             restricts_secrets: restricts.and_then(|text| boolean(text.trim())).unwrap_or(false),
         }
     }
@@ -309,7 +318,8 @@ impl Serve {
         let on_terminal = std::io::stderr().is_terminal();
         let default_delay = if on_terminal { Duration::ZERO } else { Duration::from_secs(5) };
         let kubernetes = self.tenants.kubernetes();
-        let rules = self.tenants.rules(&environment, kubernetes.is_some(), self.engine.rules.hold);
+        let Tenants { grants, .. } = &self.tenants;
+        let rules = grants.rules(&environment, kubernetes.is_some(), self.engine.rules.hold);
         let credentials = self.reach.credentials(environment)?;
         let is_optional = kubernetes.is_some();
         Ok(serve::Config {
@@ -401,7 +411,9 @@ impl Tenants {
         let namespaces = self.namespaces.iter().map(|name| (&**name).into()).collect();
         Some(kubernetes::Config { access, namespaces })
     }
+}
 
+impl Grants {
     fn rules(
         &self,
         environment: &Environment,

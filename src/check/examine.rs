@@ -41,6 +41,7 @@ pub(super) fn examine(
         r#type: spec.r#type.clone(),
         findings: Vec::new(),
         settings: Vec::new(),
+        credentials: None,
         evidence: Evidence::Nobody {},
         outcome: None,
         scaling: None,
@@ -131,6 +132,9 @@ fn question_trigger(selected: &Selected<'_>, examined: &mut Examined) {
                 shorten(other, MAX_SHOWN)
             ),
         ),
+    }
+    if spec.authentication_ref.as_ref().is_some_and(|reference| reference.name.is_empty()) {
+        find(Level::Error, "`authenticationRef` has no `name`; set it, or take it out".to_owned());
     }
     let namesakes = manifest.spec.triggers.iter().filter(|other| other.name == spec.name);
     if let Some(name) = &spec.name
@@ -307,6 +311,28 @@ pub(super) fn question_scaling(selected: &Selected<'_>, examined: &mut Examined)
     } else if spec.triggers.len() > 1 && is_reckoned {
         let triggers = spec.triggers.len();
         find(Level::Note, format!("of its {triggers} triggers, the HPA takes what asks for most"));
+    }
+}
+
+/// What becomes of a ScaledJob in a scaler that does not see that it is one.
+pub(super) fn question_job(
+    selected: &Selected<'_>,
+    trigger: &Trigger,
+    server: &Server,
+    examined: &mut Examined,
+) {
+    let is_job = selected.manifest.kind == Kind::ScaledJob;
+    if is_job && trigger.hold.is_none() && !server.hold.is_zero() {
+        let hold = server.hold.as_secs_f64();
+        examined.find(
+            Level::Note,
+            Step::Hold,
+            format!(
+                "a scaler without Kubernetes does not know a ScaledJob, and holds a value for \
+                 {hold} s, which would start Jobs again for work already done; set \
+                 `holdLastValue: \"0\"` there"
+            ),
+        );
     }
 }
 

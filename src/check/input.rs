@@ -13,7 +13,10 @@ use super::{
     MAX_SHOWN,
     manifest::{Manifest, Selected, Spec},
 };
-use crate::{kubernetes::Kind, words::shorten};
+use crate::{
+    kubernetes::{AccessError, Kind},
+    words::shorten,
+};
 
 /// Largest input; the largest object that etcd takes has 1.5 MB.
 const MAX_INPUT: u64 = 16 << 20;
@@ -44,6 +47,16 @@ pub enum InputError {
         if .others.is_empty() { String::new() } else { format!(", but: {}", .others.join(", ")) }
     )]
     Nothing { files: Vec<String>, others: Vec<String> },
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    #[error("{object} cannot be read: {cause}")]
+    NotRead { object: String, cause: String },
+    #[error("there is no {kinds} `{name}` in the namespace {namespace} of {cluster}")]
+    NoObject { cluster: String, namespace: String, kinds: String, name: String },
+    #[error("there is no namespace {namespace} in {cluster}")]
+    NoNamespace { cluster: String, namespace: String },
+    #[error("there is no KEDA in {cluster}; is it the right `--context`?")]
+    NoKeda { cluster: String },
     #[error("no trigger is of type `datadog`, or of type `external` with keys of this scaler")]
     NoneOurs,
     #[error("there is no trigger `{wanted}`; there are: {}", .there.join(", "))]
@@ -51,9 +64,9 @@ pub enum InputError {
 }
 
 impl InputError {
-    /// Whether the command line is at fault, and not what is in the files.
+    /// Whether the command line is at fault, and not what is in the files or the object.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Unreadable { .. } | Self::NoTrigger { .. })
+        !matches!(self, Self::NotYaml { .. } | Self::Nothing { .. } | Self::NoneOurs)
     }
 }
 
@@ -99,6 +112,14 @@ fn read_text(path: &Path) -> io::Result<String> {
 impl Found {
     pub(super) fn of_metadata(metadata: &BTreeMap<String, String>) -> Self {
         Self { manifests: vec![Manifest::of_metadata(metadata)], ..Self::default() }
+    }
+
+    /// One object that was read elsewhere.
+    pub(super) fn of_object(place: &str, mut object: Value) -> Self {
+        let mut found = Self::default();
+        take_nulls_out(&mut object);
+        found.add_object(place, &object);
+        found
     }
 
     pub(super) fn add(&mut self, file: &str, text: &str) -> Result<(), InputError> {

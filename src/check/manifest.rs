@@ -6,7 +6,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::{kubernetes::Kind, proto::ScaledObjectRef, trigger::is_meant_for_us};
+use crate::{
+    kubernetes::{Kind, Reference},
+    proto::ScaledObjectRef,
+    trigger::is_meant_for_us,
+};
 
 /// In place of a file's name.
 pub(super) const OF_METADATA: &str = "--metadata";
@@ -112,6 +116,7 @@ pub(super) struct TriggerSpec {
 #[serde(default)]
 pub(super) struct AuthenticationRef {
     pub(super) name: String,
+    kind: String,
 }
 
 /// An empty text is none.
@@ -155,6 +160,16 @@ impl Selected<'_> {
     /// Whether KEDA opens streams for it.
     pub(super) fn pushes(&self) -> bool {
         self.manifest.kind == Kind::ScaledObject && self.spec.r#type == "external-push"
+    }
+
+    /// Whether KEDA's requests for it could be those for another trigger, which has other keys.
+    pub(super) fn has_double(&self) -> bool {
+        self.manifest.spec.triggers.iter().any(|other| {
+            let is_external = matches!(&*other.r#type, "external" | "external-push");
+            is_external
+                && other.metadata == self.spec.metadata
+                && other.authentication() != self.spec.authentication()
+        })
     }
 
     /// What KEDA sends of it. Values of keys that end in `FromEnv` are the names of variables.
@@ -205,6 +220,12 @@ impl Spec {
 }
 
 impl TriggerSpec {
+    /// Where its keys are to come from, if it says so.
+    pub(super) fn authentication(&self) -> Option<Reference> {
+        let reference = self.authentication_ref.as_ref()?;
+        Reference::new(&reference.kind, &reference.name)
+    }
+
     /// Whether this program answers it. Others have external scalers too.
     pub(super) fn is_ours(&self) -> bool {
         let has_our_key = || self.metadata.keys().any(|key| is_meant_for_us(key));

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Server,
+    keys::Keys,
     report::{
         Evidence, Examined, Failed, Level, Outcome, PointSeen, Request, Seen, SeriesSeen, Span,
         Step,
@@ -24,6 +25,7 @@ use crate::{
 /// An account, to be asked for its readings.
 pub(super) struct Asking<S> {
     pub(super) source: S,
+    /// That of the shell.
     pub(super) account: Result<Arc<Account>, CredentialsError>,
     /// Where the account's keys come from.
     pub(super) keys: String,
@@ -34,8 +36,8 @@ pub(super) struct Asking<S> {
 #[derive(Default)]
 struct Fetches {
     known: HashMap<Demand, Fetched>,
-    /// An answer that any other query would have too.
-    of_all: Option<Fetched>,
+    /// Answers that any other query of the account would have too.
+    of_all: HashMap<Arc<Account>, Fetched>,
 }
 
 /// What came of a request.
@@ -66,15 +68,23 @@ impl<S: Source> Asking<S> {
     pub(super) async fn explain(
         &mut self,
         trigger: &Trigger,
+        keys: Keys,
         server: &Server,
         examined: &mut Examined,
     ) {
         let Subject::Query(query) = &trigger.subject else {
             return fail(examined, Step::Request, &Failure::ClusterAgent);
         };
-        let account = match &self.account {
-            Ok(account) => account.clone(),
-            Err(error) => {
+        let (account, keys) = match (keys, &self.account) {
+            // What KEDA would get is known without.
+            (Keys::None, _) if examined.outcome.is_some() => return,
+            (Keys::None, _) => {
+                let message = "Datadog is not asked, since there are no keys for it here";
+                return examined.find(Level::Note, Step::Request, message);
+            }
+            (Keys::Resolved { account, of }, _) => (account, of),
+            (Keys::OfShell, Ok(account)) => (account.clone(), self.keys.clone()),
+            (Keys::OfShell, Err(error)) => {
                 return fail(examined, Step::Request, &Failure::Credentials(error.clone()));
             }
         };
@@ -82,7 +92,7 @@ impl<S: Source> Asking<S> {
         let demand = Demand { account, query: query.clone() };
         let fetched = self.fetches.get(&self.source, demand).await;
         let took_ms = fetched.took.as_secs_f64() * 1_000.0;
-        let request = Request { host, keys: self.keys.clone(), took_ms };
+        let request = Request { host, keys, took_ms };
         let reckoning = judge(trigger, &fetched, server, examined);
         let seen = fetched.result.as_ref().ok().map(|reading| Seen {
             window: span(query, reading),
@@ -98,12 +108,13 @@ const MAX_KNOWN: usize = 100;
 
 impl Fetches {
     async fn get(&mut self, source: &impl Source, demand: Demand) -> Fetched {
-        if let Some(fetched) = self.known.get(&demand).or(self.of_all.as_ref()) {
+        let known = self.known.get(&demand).or_else(|| self.of_all.get(&demand.account));
+        if let Some(fetched) = known {
             return fetched.clone();
         }
         let fetched = fetch(source, &demand).await;
         if fetched.result.as_ref().is_err_and(is_of_all) {
-            self.of_all = Some(fetched.clone());
+            self.of_all.insert(demand.account.clone(), fetched.clone());
         }
         if self.known.len() < MAX_KNOWN {
             self.known.insert(demand, fetched.clone());
@@ -196,10 +207,13 @@ fn judge(
     }
 }
 
-/// What KEDA would get is an error.
-fn fail(examined: &mut Examined, step: Step, failure: &Failure) {
+/// What KEDA would get is an error, unless there was one before.
+pub(super) fn fail(examined: &mut Examined, step: Step, failure: &Failure) {
     let message = failure.to_string();
     examined.find(Level::Error, step, message.clone());
+    if examined.outcome.is_some() {
+        return;
+    }
     let (rpc, code) = ("GetMetrics", failure.code_name());
     examined.outcome = Some(Outcome::Failed(Failed { rpc, code, message }));
 }

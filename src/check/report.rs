@@ -36,6 +36,9 @@ pub(super) struct Examined {
     pub(super) findings: Vec<Finding>,
     /// None if the metadata has a fault.
     pub(super) settings: Vec<Setting>,
+    /// Of a live object whose trigger has an `authenticationRef`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) credentials: Option<Credentials>,
     #[serde(flatten)]
     pub(super) evidence: Evidence,
     /// What KEDA gets, or would get.
@@ -71,6 +74,7 @@ pub(super) enum Level {
 pub(super) enum Step {
     Trigger,
     Metadata,
+    Credentials,
     Request,
     Series,
     Calls,
@@ -87,6 +91,30 @@ pub(super) struct Setting {
     pub(super) value: Option<String>,
     /// Else it is the default.
     pub(super) given: bool,
+}
+
+/// Where a trigger's keys come from; no value of theirs.
+#[derive(Debug, Serialize)]
+pub(super) struct Credentials {
+    /// What they are read from, such as `TriggerAuthentication shop/datadog`.
+    pub(super) authentication: String,
+    /// None if it cannot be read.
+    pub(super) parameters: Vec<ParameterSeen>,
+    /// Where the keys are sent, if that is allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) site: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ParameterSeen {
+    pub(super) name: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) from: Option<String>,
+    /// Left out if that is not known here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) present: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) problem: Option<String>,
 }
 
 /// Who was asked for a reading, and what came.
@@ -281,6 +309,10 @@ pub(super) enum Happening {
 impl Examined {
     pub(super) fn find(&mut self, level: Level, step: Step, message: impl Into<String>) {
         self.findings.push(Finding { level, step, message: message.into() });
+    }
+
+    pub(super) fn says(&self, message: &str) -> bool {
+        self.findings.iter().any(|finding| finding.message == message)
     }
 
     /// The worst of its findings.

@@ -108,7 +108,7 @@ async fn told_after(takes: Duration, config: &Config, yaml: &str, script: Script
     let asking = Asking::new(source, Ok(Arc::new(account)), "the environment".to_owned());
     let mut respondent = Respondent::Datadog(asking);
     let mut out = Vec::new();
-    let fine = tell_all(config, &found, &mut respondent, &mut out).await.unwrap();
+    let fine = tell_all(config, &found, None, &mut respondent, &mut out).await.unwrap();
     let out = String::from_utf8(out).unwrap();
     assert!(!out.contains("the-a"), "a key is told");
     let requests = requests.load(Ordering::Relaxed);

@@ -6,8 +6,8 @@ use textwrap::core::display_width;
 use super::{
     manifest::OF_METADATA,
     report::{
-        Answer, Call, Event, Evidence, Examined, Failed, Happening, Hold, Jobs, Level, MetricType,
-        Outcome, Replicas, Report, Scaling, Setting, Step,
+        Answer, Call, Credentials, Event, Evidence, Examined, Failed, Happening, Hold, Jobs, Level,
+        MetricType, Outcome, ParameterSeen, Replicas, Report, Scaling, Setting, Step,
     },
 };
 use crate::{kubernetes::Kind, words::shorten};
@@ -49,6 +49,15 @@ pub(super) fn trigger(examined: &Examined, width: usize) -> String {
         page.setting(setting);
     }
     page.findings(examined, Step::Metadata);
+
+    match &examined.credentials {
+        Some(credentials) => {
+            page.heading("Credentials");
+            page.credentials(credentials);
+            page.findings(examined, Step::Credentials);
+        }
+        None => page.section("Credentials", examined, Step::Credentials),
+    }
 
     match &examined.evidence {
         Evidence::Nobody {} => {
@@ -205,6 +214,30 @@ impl Page {
         };
         let default = if setting.given { "" } else { " (default)" };
         self.row(setting.key, &format!("{value}{default}"));
+    }
+
+    fn credentials(&mut self, credentials: &Credentials) {
+        self.row("authenticationRef", &shorten(&credentials.authentication, MAX_TEXT));
+        for ParameterSeen { name, from, present, .. } in &credentials.parameters {
+            // Where it is not given, the default stands there.
+            if from.is_none() && *name == "datadogSite" {
+                continue;
+            }
+            let how = match present {
+                Some(true) => "",
+                Some(false) => " (missing)",
+                None => " (not readable)",
+            };
+            let from = from.as_ref().map_or("not given".to_owned(), |from| format!("{from}{how}"));
+            self.row(name, &shorten(&from, MAX_TEXT));
+        }
+        if let Some(site) = &credentials.site {
+            let is_given = credentials
+                .parameters
+                .iter()
+                .any(|it| it.name == "datadogSite" && it.from.is_some());
+            self.row("site", &format!("{site}{}", if is_given { "" } else { " (default)" }));
+        }
     }
 
     fn verdict(&mut self, examined: &Examined) {

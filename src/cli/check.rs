@@ -5,25 +5,30 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use clap::{ArgGroup, Args, ValueEnum};
 
 use super::{
-    Environment, Reach, Rules, UsageError,
-    values::{a_second_or_more, entry, host_and_port},
+    Environment, Grants, Reach, Rules, UsageError,
+    values::{a_second_or_more, entry, host_and_port, namespace},
 };
-use crate::check::{self, Ask, Follow, Output, Tls, Triggers};
+use crate::{
+    check::{self, Ask, Follow, Live, Output, Tls, Triggers},
+    kubernetes::{self, Access, Kind},
+};
 
 pub(super) const HELP: &str = "\
 Examples:
   keda-datadog-scaler check -f scaledobject.yaml
+  keda-datadog-scaler check -n shop checkout
   kubectl get scaledobject shop -o yaml | keda-datadog-scaler check -f -
   keda-datadog-scaler check -f scaledobject.yaml --through 127.0.0.1:9090 --watch
   keda-datadog-scaler check -f scaledobjects.yaml --compare-batch
   keda-datadog-scaler check --metadata 'query=avg:system.load.1{*}' --metadata queryValue=5
 
-Keys come from DD_API_KEY, DD_APP_KEY and DD_SITE, or --credentials-dir.
+Keys come from DD_API_KEY, DD_APP_KEY and DD_SITE, or --credentials-dir; with -n from the
+`authenticationRef` of the trigger, if it has one.
 Exit code: 0 fine, 1 an error, a warning or a difference, 2 a command line that is not understood,
-a file that cannot be read, or no such trigger.";
+a file or an object that cannot be read, or no such trigger.";
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("triggers").required(true).args(["filename", "metadata"])))]
+#[command(group(ArgGroup::new("triggers").required(true).args(["filename", "metadata", "object"])))]
 pub struct Check {
     /// File with ScaledObjects or ScaledJobs, YAML or JSON; `-` is the standard input; repeatable
     #[arg(short, long, value_name = "FILE")]
@@ -32,6 +37,21 @@ pub struct Check {
     /// A trigger without a file: one entry of its metadata; repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = entry)]
     metadata: Vec<(String, String)>,
+
+    /// A ScaledObject in Kubernetes or, if there is none of this name, a ScaledJob; or which of both:
+    /// `scaledobject/NAME`, `scaledjob/NAME`
+    #[arg(value_name = "NAME", value_parser = object_name, requires = "namespace")]
+    object: Option<ObjectName>,
+
+    /// Namespace of that object, to tell where its `authenticationRef`s find their keys as well, and
+    /// to read Datadog with these. Kubernetes is reached as `KUBECONFIG` or `~/.kube/config` says;
+    /// in a pod, as its service account
+    #[arg(short, long, value_name = "NAMESPACE", value_parser = namespace, requires = "object", conflicts_with_all = ["filename", "metadata"])]
+    namespace: Option<String>,
+
+    /// Context of the kubeconfig [default: the current one]
+    #[arg(long, value_name = "NAME", requires = "object")]
+    context: Option<String>,
 
     /// Only triggers with this index in their object, or with this name
     #[arg(long, value_name = "INDEX|NAME")]
@@ -45,7 +65,7 @@ pub struct Check {
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: OutputFormat,
 
-    /// Ask nobody: tell what can be told of the file alone
+    /// Do not ask Datadog: tell what can be told without
     #[arg(long, conflicts_with = "through")]
     offline: bool,
 
@@ -55,7 +75,7 @@ pub struct Check {
 
     /// Read the queries together, as the server does, and each alone, and tell what differs, in place
     /// of explaining each trigger: one request for each query, and one for each batch of them
-    #[arg(long, conflicts_with_all = ["offline", "through", "watch"])]
+    #[arg(long, conflicts_with_all = ["offline", "through", "watch", "object"])]
     compare_batch: bool,
 
     /// Go on: poll as KEDA does, and follow StreamIsActive beside it, until Ctrl-C
@@ -87,7 +107,38 @@ pub struct Check {
     reach: Reach,
 
     #[command(flatten)]
+    grants: Grants,
+
+    #[command(flatten)]
     rules: Rules,
+}
+
+/// Of an object in Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ObjectName {
+    kind: Option<Kind>,
+    name: String,
+}
+
+/// As kubectl spells it: `checkout`, `scaledobject/checkout`, `scaledjobs.keda.sh/mails`.
+fn object_name(text: &str) -> Result<ObjectName, String> {
+    let (kind, name) = match text.split_once('/') {
+        None => (None, text),
+        Some((kind, name)) => {
+            let kind = match kind.to_ascii_lowercase().trim_end_matches(".keda.sh") {
+                "scaledobject" | "scaledobjects" | "so" => Kind::ScaledObject,
+                "scaledjob" | "scaledjobs" | "sj" => Kind::ScaledJob,
+                _ => return Err("must be of a ScaledObject or ScaledJob".to_owned()),
+            };
+            (Some(kind), name)
+        }
+    };
+    let is_of_name =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+    if name.is_empty() || name.len() > 253 || !name.bytes().all(is_of_name) {
+        return Err("must be a name such as `checkout` or `scaledjob/checkout`".to_owned());
+    }
+    Ok(ObjectName { kind, name: name.to_owned() })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -98,6 +149,7 @@ enum OutputFormat {
 
 impl Check {
     pub fn config(&self, environment: Environment) -> Result<check::Config, UsageError> {
+        let live = self.live(&environment);
         let ask = match &self.through {
             Some(address) => Ask::Scaler {
                 address: address.clone(),
@@ -115,7 +167,9 @@ impl Check {
                 compares: self.compare_batch,
             },
         };
-        let triggers = if self.filename.is_empty() {
+        let triggers = if let Some(live) = live {
+            Triggers::Live(live)
+        } else if self.filename.is_empty() {
             let mut metadata = BTreeMap::new();
             for (key, value) in &self.metadata {
                 if metadata.insert(key.clone(), value.clone()).is_some() {
@@ -137,6 +191,24 @@ impl Check {
             },
             server: check::Server { refresh, hold, patience, batch_queries, strict_metadata },
             ask,
+        })
+    }
+
+    fn live(&self, environment: &Environment) -> Option<Live> {
+        let (ObjectName { kind, name }, namespace) =
+            self.object.clone().zip(self.namespace.clone())?;
+        let is_of_pod = self.context.is_none() && !environment.has_kubeconfig;
+        Some(Live {
+            access: if is_of_pod && kubernetes::is_in_pod() {
+                Access::Pod
+            } else {
+                Access::Kubeconfig { context: self.context.clone() }
+            },
+            namespace,
+            kind,
+            name,
+            rules: self.grants.rules(environment, true, self.rules.hold),
+            knows_own: self.grants.own_account_namespaces.is_some(),
         })
     }
 }
@@ -191,6 +263,46 @@ mod tests {
         let through = ["--through", "a:1"];
         for flags in [&["--offline"][..], &through, &[&through[..], &["--watch"]].concat()] {
             assert_eq!(parse(flags).unwrap_err().kind(), ErrorKind::ArgumentConflict, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn an_object_of_kubernetes_has_the_rules_of_the_server() {
+        let live = |arguments: &[&str]| {
+            let object = ["-n", "shop", "scaledjob/mails"];
+            match config(&[&object, arguments].concat()).unwrap().triggers {
+                Triggers::Live(live) => live,
+                other => panic!("{other:?}"),
+            }
+        };
+        let plain = live(&[]);
+        assert_eq!((&*plain.namespace, &*plain.name), ("shop", "mails"));
+        assert_eq!((plain.kind, plain.knows_own), (Some(Kind::ScaledJob), false));
+        assert_eq!(&*plain.rules.keda_namespace, "keda");
+        assert!(plain.rules.allow_own("shop").is_err());
+        let sites = ["--allow-site", "*.example.com", "--keda-namespace", "scaling"];
+        let own = ["--own-account-namespaces", "shop", "--context", "prod"];
+        let given = live(&[&sites[..], &own].concat());
+        assert!(given.rules.sites[0].matches("dd.example.com"));
+        assert_eq!(&*given.rules.keda_namespace, "scaling");
+        assert!(given.knows_own && given.rules.allow_own("shop").is_ok());
+        assert_eq!(given.access, Access::Kubeconfig { context: Some("prod".to_owned()) });
+    }
+
+    #[test]
+    fn an_object_is_named_as_kubectl_names_it() {
+        for (text, kind, name) in [
+            ("checkout", None, "checkout"),
+            ("scaledobject/checkout", Some(Kind::ScaledObject), "checkout"),
+            ("ScaledObjects.keda.sh/a.b", Some(Kind::ScaledObject), "a.b"),
+            ("so/a", Some(Kind::ScaledObject), "a"),
+            ("scaledjob.keda.sh/a", Some(Kind::ScaledJob), "a"),
+            ("sj/a", Some(Kind::ScaledJob), "a"),
+        ] {
+            assert_eq!(object_name(text), Ok(ObjectName { kind, name: name.to_owned() }));
+        }
+        for odd in ["", "Checkout", "so/", "secret/a", "so/a/b", "a b", "a?", &"a".repeat(254)] {
+            assert!(object_name(odd).is_err(), "{odd}");
         }
     }
 

@@ -81,7 +81,8 @@ impl fmt::Display for Contradiction {
             ),
             Self::HoldOfJob => f.write_str(
                 "a value that is held would start Jobs again for work already done; set \
-                 `holdLastValue: \"0\"` for a ScaledJob",
+                 `holdLastValue: \"0\"`, or take it out where the scaler uses Kubernetes, and so \
+                 knows a ScaledJob",
             ),
             Self::Hold { hold, name, keeps } => {
                 let (hold, keeps) = (hold.as_secs_f64(), keeps.as_secs());

@@ -19,7 +19,7 @@ use crate::harness::{
 use crate::transport::TlsDatadog;
 
 /// With nothing of this machine's environment that it would take for its own.
-fn program(arguments: &[&str]) -> Command {
+pub(crate) fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keda-datadog-scaler"));
     command.args(arguments).env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -54,7 +54,8 @@ pub(crate) fn written(yaml: &str) -> NamedTempFile {
 async fn checked(arguments: &[&str]) -> (Value, bool) {
     let config = config(&[arguments, &["--output", "json"]].concat());
     let mut out = Vec::new();
-    let fine = soon(check::run(config, &mut out, CancellationToken::new())).await.unwrap();
+    let checked = Box::pin(check::run(config, &mut out, CancellationToken::new()));
+    let fine = soon(checked).await.unwrap();
     (serde_json::from_slice(&out).unwrap(), fine)
 }
 

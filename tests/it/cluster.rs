@@ -31,15 +31,15 @@ use crate::{
 };
 
 /// The way to `https://api.datadoghq.com`: a proxy that ends up at a fake one.
-struct Proxy {
-    url: String,
-    ca_file: PathBuf,
+pub(crate) struct Proxy {
+    pub(crate) url: String,
+    pub(crate) ca_file: PathBuf,
     _directory: TempDir,
     _server: JoinSet<()>,
 }
 
 impl Proxy {
-    async fn start(to: &FakeDatadog) -> Self {
+    pub(crate) async fn start(to: &FakeDatadog) -> Self {
         install_tls();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

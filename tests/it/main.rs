@@ -27,4 +27,5 @@ mod sandbox;
 mod faults;
 mod check;
 mod watch;
+mod live;
 mod tidy;

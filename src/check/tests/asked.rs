@@ -1,6 +1,7 @@
 //! How often, and with what consequence, Datadog is asked.
 
 use super::*;
+use crate::{check::keys::Keys, credentials::CredentialsError};
 
 #[tokio::test(start_paused = true)]
 async fn a_query_is_read_once_for_several_triggers() {
@@ -32,6 +33,45 @@ async fn who_is_refused_does_not_ask_on() {
         || Err(SourceError::Throttled { host: "api.datadoghq.eu".to_owned(), limit: None });
     let malformed: Script = || Err(SourceError::Malformed { reason: "no".to_owned() });
     assert_eq!((requests(throttled).await, requests(malformed).await), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_concerns_nobody_else() {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let host = || "api.datadoghq.eu".to_owned();
+    let script: Script = || Err(SourceError::Refused { status: 403, host: String::new() });
+    let source = Scripted { script, takes: Duration::ZERO, requests: requests.clone() };
+    let mut asking = Asking::new(source, Err(CredentialsError::None), "nobody".to_owned());
+    let mut found = Found::default();
+    found.add("shop.yaml", &with(&json!({})).to_string()).unwrap();
+    let [selected] = found.select(None).unwrap().0[..] else { panic!("there is one") };
+    for (of, expected) in [("one", 1), ("other", 2), ("one", 2)] {
+        let keys = crate::demand::Keys::Pair { api: of.into(), app: of.into() };
+        let account = Account::new(format!("https://{}", host()).parse().unwrap(), keys);
+        let keys = Keys::Resolved { account: Arc::new(account), of: format!("the test {of}") };
+        let (mut examined, trigger) = examine::examine(&selected, None);
+        let server = config().server;
+        asking.explain(&trigger.unwrap(), keys, &server, &mut examined).await;
+        let Evidence::Datadog { request, .. } = examined.evidence else { panic!("it is asked") };
+        assert_eq!((request.host, request.keys), (host(), format!("the test {of}")));
+        assert_eq!(requests.load(Ordering::Relaxed), expected, "{of}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_asked_without_keys() {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let script: Script = || Ok(one_series());
+    let source = Scripted { script, takes: Duration::ZERO, requests: requests.clone() };
+    let mut asking = Asking::new(source, Err(CredentialsError::None), "nobody".to_owned());
+    let mut found = Found::default();
+    found.add("shop.yaml", &with(&json!({})).to_string()).unwrap();
+    let [selected] = found.select(None).unwrap().0[..] else { panic!("there is one") };
+    let (mut examined, trigger) = examine::examine(&selected, None);
+    asking.explain(&trigger.unwrap(), Keys::None, &config().server, &mut examined).await;
+    assert_eq!(requests.load(Ordering::Relaxed), 0);
+    assert!(examined.is_fine() && examined.outcome.is_none());
+    assert_eq!(examined.findings.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -190,7 +190,7 @@ async fn what_a_terminal_would_obey_is_not_shown() {
     for output in [Output::Text { width: 80 }, Output::Json] {
         let config = Config { output, ..config() };
         let mut respondent = Respondent::<Scripted>::Nobody;
-        tell_all(&config, &found, &mut respondent, &mut told).await.unwrap();
+        tell_all(&config, &found, None, &mut respondent, &mut told).await.unwrap();
     }
     let mut told = String::from_utf8(told).unwrap();
     told += &found.select(Some("nope")).unwrap_err().to_string();

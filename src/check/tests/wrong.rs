@@ -122,10 +122,13 @@ async fn wrong_metadata_is_told_with_its_remedy() {
 async fn a_wrong_place_for_a_trigger_is_told_with_its_remedy() {
     let metadata = json!({"query": "avg:a{*}", "queryValue": "5"});
     let twin = json!({"type": "external", "name": "a", "metadata": metadata});
+    let mut job_that_holds = with(&json!({"holdLastValue": "7"}));
+    job_that_holds["kind"] = json!("ScaledJob");
     let wrong = vec![
         but(&[("trigger/metricType", json!("Utilization"))]),
         but(&[("kind", json!("ScaledJob")), ("trigger/metricType", json!("Value"))]),
         but(&[("kind", json!("ScaledJob")), ("trigger/type", json!("external-push"))]),
+        job_that_holds,
         but(&[("cooldownPeriod", json!(30))]),
         but(&[("minReplicaCount", json!(5)), ("maxReplicaCount", json!(2))]),
         but(&[("minReplicaCount", json!(2)), ("idleReplicaCount", json!(2))]),
@@ -135,9 +138,8 @@ async fn a_wrong_place_for_a_trigger_is_told_with_its_remedy() {
     insta::assert_snapshot!(said_of(wrong, || Ok(one_series())).await, @r#"
     error (trigger): `metricType` is "Utilization", but must be AverageValue or Value
     error (trigger): KEDA refuses `metricType` in the triggers of a ScaledJob; take it out
-    warning (hold): a value that is held would start Jobs again for work already done; set `holdLastValue: "0"` for a ScaledJob
     warning (trigger): `type` is "external-push", but KEDA polls a ScaledJob; set `type: external`
-    warning (hold): a value that is held would start Jobs again for work already done; set `holdLastValue: "0"` for a ScaledJob
+    warning (hold): a value that is held would start Jobs again for work already done; set `holdLastValue: "0"`, or take it out where the scaler uses Kubernetes, and so knows a ScaledJob
     warning (hold): a reading is held for 60 s, longer than `cooldownPeriod` (30 s) keeps the replicas; set `holdLastValue: "30"`, or a longer `cooldownPeriod`
     error (scaling): `maxReplicaCount` is 2, but must be at least 5; raise it, or lower `minReplicaCount`
     error (scaling): `idleReplicaCount` is 2, but must be less than `minReplicaCount`, 2
@@ -200,6 +202,29 @@ async fn what_is_sound_is_left_alone() {
         let told = told(&config(), &object.to_string(), || Ok(one_series())).await;
         assert!(told.fine, "{}", told.text);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_is_held_only_by_who_does_not_know_it() {
+    let job = but(&[("kind", json!("ScaledJob"))]);
+    let held = async |config: &Config| {
+        let told = told(config, &job.to_string(), || Ok(one_series())).await;
+        assert!(told.fine, "{}", told.text);
+        sections(&told.text, &["While Datadog fails"])
+    };
+    insta::assert_snapshot!(held(&config()).await, @r#"
+    While Datadog fails
+      an active value           for 15 s after it was read; it is due after 15 s
+      an inactive one           for 15 s
+      then                      an error: KEDA starts no Jobs
+      note: a scaler without Kubernetes does not know a ScaledJob, and holds a value
+        for 60 s, which would start Jobs again for work already done; set
+        `holdLastValue: "0"` there
+    "#);
+    // Nobody holds it.
+    let server = Server { hold: Duration::ZERO, ..config().server };
+    let text = held(&Config { server, ..config() }).await;
+    assert!(!text.contains("note"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,197 @@
+//! Where the keys of a live trigger come from, told as the server would find them. Their values
+//! are not told.
+
+use std::sync::Arc;
+
+use super::{
+    live::Cluster,
+    manifest::Selected,
+    reading::fail,
+    report::{Credentials, Examined, Level, ParameterSeen, Step},
+};
+use crate::{
+    credentials::{Authentication, CredentialsError, Gap, Parameter, Resolution},
+    demand::Account,
+    kubernetes::{ClaimError, ReadError, Reference},
+    scaler::Failure,
+};
+
+/// With whose keys Datadog is to be read.
+pub(super) enum Keys {
+    /// Those of the shell, in place of the server's own.
+    OfShell,
+    Resolved {
+        account: Arc<Account>,
+        /// As messages name it.
+        of: String,
+    },
+    /// There are none, or they cannot be had here.
+    None,
+}
+
+/// Who is asked for a reading, as far as it matters for the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Nobody,
+    Datadog,
+    /// It finds its keys by itself.
+    Scaler,
+}
+
+impl Cluster {
+    /// Fills in what is known of the trigger's keys.
+    pub(super) async fn explain(
+        &self,
+        selected: &Selected<'_>,
+        asked: Asked,
+        examined: &mut Examined,
+    ) -> Keys {
+        let is_ambiguous = selected.has_double();
+        if is_ambiguous {
+            let error = CredentialsError::Claim { error: ClaimError::Several };
+            fail(examined, Step::Credentials, &Failure::Credentials(error));
+        }
+        let keys = match selected.spec.authentication() {
+            Some(reference) => self.resolve(reference, asked, examined).await,
+            None => self.explain_own(asked, examined),
+        };
+        if is_ambiguous { Keys::None } else { keys }
+    }
+
+    async fn resolve(&self, reference: Reference, asked: Asked, examined: &mut Examined) -> Keys {
+        let authentication = Authentication {
+            namespace: self.namespace.clone(),
+            reference,
+            workload: self.workload.clone(),
+        };
+        let resolution = Resolution {
+            kubernetes: &self.kubernetes,
+            rules: &self.rules,
+            authentication: &authentication,
+            since: self.since,
+        };
+        let parameters = match resolution.specification().await {
+            Ok(specification) => resolution.parameters(&specification).await,
+            Err(error) => Err(error),
+        };
+        let called = authentication.to_string();
+        let called = called.trim_start_matches("the ").to_owned();
+        let mut seen = Credentials { authentication: called, parameters: Vec::new(), site: None };
+        let parameters = parameters.inspect(|parameters| {
+            seen.parameters = self.parameters(parameters);
+            seen.site = resolution.site_of(parameters).ok();
+        });
+        examined.credentials = Some(seen);
+        match parameters {
+            Ok(parameters) => self.judge(&resolution, &parameters, asked, examined),
+            Err(error) => self.is_missed(error, asked, examined),
+        }
+    }
+
+    fn explain_own(&self, asked: Asked, examined: &mut Examined) -> Keys {
+        let here = match asked {
+            Asked::Datadog => "; here, the keys of your shell stand for it",
+            Asked::Nobody | Asked::Scaler => "",
+        };
+        let namespace = &self.namespace;
+        let message = match self.rules.allow_own(namespace) {
+            _ if !self.knows_own => format!(
+                "there is no `authenticationRef`; the scaler uses its own account, if its \
+                 `--own-account-namespaces` allow the namespace {namespace}{here}"
+            ),
+            Ok(()) => format!(
+                "there is no `authenticationRef`; the scaler uses its own account, which \
+                 `--own-account-namespaces` allow{here}"
+            ),
+            Err(error) => {
+                fail(examined, Step::Credentials, &Failure::Credentials(error));
+                return Keys::None;
+            }
+        };
+        examined.find(Level::Note, Step::Credentials, message);
+        Keys::OfShell
+    }
+
+    /// Each that there may be.
+    fn parameters(&self, parameters: &[Parameter]) -> Vec<ParameterSeen> {
+        let seen = |name| match parameters.iter().find(|it| it.name == name) {
+            None => ParameterSeen { name, from: None, present: Some(false), problem: None },
+            Some(Parameter { provenance, value, .. }) => {
+                let from = Some(provenance.to_string());
+                let (present, problem) = match value {
+                    Ok(_) => (Some(true), None),
+                    Err(Gap::Forbidden(error)) => (None, Some(self.in_words(error))),
+                    Err(gap) => (Some(false), Some(gap.to_string())),
+                };
+                ParameterSeen { name, from, present, problem }
+            }
+        };
+        Parameter::NAMES.map(seen).into()
+    }
+
+    /// What the server would make of these, the first fault of which is its answer.
+    fn judge(
+        &self,
+        resolution: &Resolution<'_>,
+        parameters: &[Parameter],
+        asked: Asked,
+        examined: &mut Examined,
+    ) -> Keys {
+        let account = resolution.account_of(parameters);
+        let is_sound = account.is_ok();
+        let keys = match account {
+            Ok(account) => {
+                let of = resolution.authentication.to_string();
+                Keys::Resolved { account, of }
+            }
+            Err(error) => self.is_missed(error, asked, examined),
+        };
+        for Parameter { name, value, .. } in parameters {
+            let Err(gap) = value else { continue };
+            match gap {
+                // An access token needs no API key.
+                gap if is_sound => {
+                    let message = format!("`{name}` is missing, but not needed: {gap}");
+                    examined.find(Level::Note, Step::Credentials, message);
+                }
+                gap => {
+                    let error = resolution.lacks(name, gap);
+                    self.is_missed(error, asked, examined);
+                }
+            }
+        }
+        if let Err(error) = resolution.site_of(parameters) {
+            self.is_missed(error, asked, examined);
+        }
+        keys
+    }
+
+    /// Says once why there are no keys. What is only forbidden here may be there for the server.
+    fn is_missed(&self, error: CredentialsError, asked: Asked, examined: &mut Examined) -> Keys {
+        let unread = match &error {
+            CredentialsError::Read { error }
+            | CredentialsError::Missing { gap: Gap::Forbidden(error), .. } => Some(error),
+            _ => None,
+        };
+        let (level, message) = match unread {
+            Some(error @ ReadError::Forbidden { .. }) if !self.is_servers => {
+                // Its answer says more.
+                let level = if asked == Asked::Scaler { Level::Note } else { Level::Warning };
+                let cause = self.in_words(error);
+                (level, format!("{cause}, so that it is not known here what the scaler finds"))
+            }
+            Some(error) if !self.is_servers => (Level::Error, self.in_words(error)),
+            _ => {
+                let failure = Failure::Credentials(error);
+                if !examined.says(&failure.to_string()) {
+                    fail(examined, Step::Credentials, &failure);
+                }
+                return Keys::None;
+            }
+        };
+        if !examined.says(&message) {
+            examined.find(level, Step::Credentials, message);
+        }
+        Keys::None
+    }
+}
