@@ -22,9 +22,11 @@ use crate::{
 };
 
 mod check;
+mod tls;
 mod values;
 
 pub use check::Check;
+pub use tls::Tls;
 use values::{
     a_second_or_more, address, at_least_one, base_url, duration, loopback, namespace, positive,
     share,
@@ -83,6 +85,9 @@ pub struct Serve {
     /// `kubectl port-forward` reaches the default
     #[arg(long, env = "SCALER_STATUS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8081", value_parser = address)]
     status_listen: SocketAddr,
+
+    #[command(flatten)]
+    tls: Tls,
 
     #[command(flatten)]
     reach: Reach,
@@ -323,6 +328,8 @@ impl Serve {
         let credentials = self.reach.credentials(environment)?;
         let is_optional = kubernetes.is_some();
         Ok(serve::Config {
+            tls: self.tls.config(),
+            limits: serve::Limits::default(),
             credentials: credentials::Config { rules, is_optional, ..credentials },
             kubernetes,
             http: self.reach.http(),

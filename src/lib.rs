@@ -20,6 +20,7 @@ pub mod check;
 pub mod serve;
 pub mod scaler;
 pub mod admin;
+pub mod tls;
 pub mod trigger;
 pub mod credentials;
 pub mod refresh;

@@ -93,6 +93,8 @@ fn serve_config(config: &Config, datadog: SocketAddr) -> anyhow::Result<serve::C
     let given = Given { api_key: Some(API_KEY.into()), app_key: Some(APP_KEY.into()), site: None };
     let base_url: Url = format!("http://{datadog}").parse()?;
     Ok(serve::Config {
+        tls: None,
+        limits: serve::Limits::default(),
         credentials: credentials::Config {
             origin: Origin::Given(given),
             base_url: Some(base_url),

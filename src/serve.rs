@@ -3,27 +3,38 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use futures_util::{Stream, stream};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{service::RoutesBuilder, transport::Server};
+use tonic::{
+    service::{Routes, RoutesBuilder},
+    transport::Server,
+};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    admin,
-    credentials::{self, Resolver},
-    http,
-    kubernetes::{self, Kubernetes, Watches},
+    admin, credentials, http, kubernetes,
     metrics::Metrics,
     proto::{self, external_scaler_server::ExternalScalerServer},
-    refresh::{self, Refresher},
+    refresh,
     scaler::{self, Scaler},
     source::datadog::Datadog,
+    tls::{self, Certificates},
 };
+
+mod cluster;
+mod connections;
+mod requests;
+mod places;
+
+use cluster::Cluster;
+use connections::connections;
+pub use places::Limits;
+use places::Places;
+use requests::Requests;
 
 /// Largest request. A trigger has a query and some numbers; Datadog takes about 7 KB of a query.
 const MAX_REQUEST: usize = 64 << 10;
@@ -34,6 +45,9 @@ const MIN_GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// `None` is plaintext.
+    pub tls: Option<tls::Config>,
+    pub limits: Limits,
     pub credentials: credentials::Config,
     /// `None` answers every request with the own account, unverified.
     pub kubernetes: Option<kubernetes::Config>,
@@ -99,17 +113,21 @@ pub struct Shutdown {
 pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
     let client = http::Client::new(&config.http)?;
-    let (mut credentials, keeper) = credentials::load(config.credentials).await?;
-    let mut cluster = None;
-    if let Some(config) = config.kubernetes {
-        let (kubernetes, watches) = kubernetes::connect(config).await?;
-        let (with_kubernetes, resolver) = credentials.with_kubernetes(kubernetes.clone());
-        credentials = with_kubernetes;
-        cluster = Some(Cluster { kubernetes, watches, resolver });
-    }
+    let security = match &config.tls {
+        None => "plaintext",
+        Some(tls) if tls.client_ca.is_none() => "TLS",
+        Some(_) => "mTLS",
+    };
+    let tls = match config.tls {
+        Some(tls) => Some(tls::load(tls).await?),
+        None => None,
+    };
+    let (certificates, tls_keeper) = tls.unzip();
+    let (credentials, keeper) = credentials::load(config.credentials).await?;
+    let (credentials, cluster) = Cluster::connect(credentials, config.kubernetes).await?;
     let tenants = admin::Tenants {
         credentials: credentials.clone(),
-        kubernetes: cluster.as_ref().map(|cluster| cluster.kubernetes.clone()),
+        kubernetes: cluster.as_ref().map(Cluster::kubernetes),
     };
     let source = Datadog::new(client, metrics.clone());
     let (refresher, worker) = refresh::new(config.refresh, source);
@@ -130,18 +148,16 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     let Addresses { grpc: grpc_at, admin: admin_at, status: status_at } = listeners.addresses()?;
 
     let started = CancellationToken::new();
-    let mut rest = JoinSet::new();
-    match cluster {
-        Some(cluster) => cluster.spawn(&mut rest, &refresher, scaler, &health, &started, &stop),
-        None => is_ready(&health, &started).await,
-    }
-    rest.spawn({
-        let stop = stop.clone();
-        async move {
-            worker.run(stop).await;
-            anyhow::Ok(())
-        }
+    let mut rest = Parts::new();
+    look_after(&mut rest, {
+        let (health, started) = (health.clone(), started.clone());
+        cluster::run(cluster, scaler, refresher.clone(), stop.clone(), async move {
+            health.set_service_status("", ServingStatus::Serving).await;
+            health.set_serving::<ExternalScalerServer<Scaler>>().await;
+            started.cancel();
+        })
     });
+    look_after(&mut rest, worker.run(stop.clone()));
     rest.spawn({
         let phases = admin::Phases { started: started.clone(), leaving: shutdown.leave.clone() };
         let stop = stop.clone();
@@ -154,33 +170,24 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         async move { served.await.context("the status server ended") }
     });
     if let Some(keeper) = keeper {
-        let stop = stop.clone();
-        rest.spawn(async move {
-            keeper.run(refresher, stop).await;
-            Ok(())
-        });
+        look_after(&mut rest, keeper.run(refresher, stop.clone()));
+    }
+    if let Some(keeper) = tls_keeper {
+        look_after(&mut rest, keeper.run(stop.clone()));
     }
 
-    let mut grpc = JoinSet::new();
+    let mut grpc = Parts::new();
     grpc.spawn({
-        let incoming = connections(listeners.grpc);
-        let ended = draining.clone().cancelled_owned();
-        let served = Server::builder()
-            // A request that is sent half does not stay for ever. Streams are not concerned: their
-            // time is that to the first answer.
-            .timeout(config.scaler.patience + SLACK)
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            // Without a grace after it: tonic would cut the connection instead of asking.
-            .max_connection_age(config.connection_age)
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, ended);
+        let patience = config.scaler.patience;
+        let clients = Clients { patience, age: config.connection_age, limits: config.limits };
+        let served = clients.serve(listeners.grpc, certificates, routes, draining.clone());
         async move { served.await.context("the gRPC server ended") }
     });
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(
         version,
         grpc = %grpc_at,
+        security,
         admin = %admin_at,
         status = %status_at,
         "KEDA is answered from now on"
@@ -197,19 +204,44 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         anyhow::bail!("a part of the server ended unasked");
     }
 
-    let drained = async {
-        tracing::info!(
-            delay_seconds = config.drain_delay.as_secs_f64(),
-            "the server goes, and answers on meanwhile"
-        );
+    let departure = Departure {
+        delay: config.drain_delay,
+        grace: MIN_GRACE.max(config.scaler.patience + Duration::from_secs(1)),
+        health,
+        draining,
+        stop,
+    };
+    tokio::select! {
+        () = departure.take(grpc, rest) => tracing::info!("the server has gone"),
+        () = shutdown.abort.cancelled() => tracing::warn!("the server has gone at once; RPCs may have been cut"),
+    }
+    Ok(())
+}
+
+type Parts = JoinSet<anyhow::Result<()>>;
+
+/// How the server goes.
+struct Departure {
+    delay: Duration,
+    grace: Duration,
+    health: HealthReporter,
+    draining: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Departure {
+    async fn take(self, mut grpc: Parts, mut rest: Parts) {
+        let Self { delay, grace, health, draining, stop } = self;
+        let delay_seconds = delay.as_secs_f64();
+        tracing::info!(delay_seconds, "the server goes, and answers on meanwhile");
         health.set_service_status("", ServingStatus::NotServing).await;
         health.set_not_serving::<ExternalScalerServer<Scaler>>().await;
-        sleep(config.drain_delay).await;
+        sleep(delay).await;
         draining.cancel();
-        let grace = MIN_GRACE.max(config.scaler.patience + Duration::from_secs(1));
         if timeout(grace, grpc.join_next()).await.is_err() {
+            let grace_seconds = grace.as_secs_f64();
             tracing::warn!(
-                grace_seconds = grace.as_secs_f64(),
+                grace_seconds,
                 "connections were still open after the grace period; they are cut"
             );
         }
@@ -217,63 +249,57 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         // The HTTP servers wait for their clients; nobody waits for them.
         let all_ended = async { while rest.join_next().await.is_some() {} };
         let _ = timeout(Duration::from_secs(1), all_ended).await;
-    };
-    tokio::select! {
-        () = drained => tracing::info!("the server has gone"),
-        () = shutdown.abort.cancelled() => tracing::warn!("the server has gone at once; RPCs may have been cut"),
     }
-    Ok(())
 }
 
-/// What runs with Kubernetes only.
-struct Cluster {
-    kubernetes: Kubernetes,
-    watches: Watches,
-    resolver: Resolver,
+/// Runs beside what is served, and cannot fail.
+fn look_after(rest: &mut Parts, room: impl Future<Output = ()> + Send + 'static) {
+    rest.spawn(async move {
+        room.await;
+        Ok(())
+    });
 }
 
-impl Cluster {
-    fn spawn(
+/// What clients of the gRPC port may do.
+struct Clients {
+    patience: Duration,
+    age: Duration,
+    limits: Limits,
+}
+
+impl Clients {
+    /// Answers until `draining`, and then what is under way.
+    fn serve(
         self,
-        tasks: &mut JoinSet<anyhow::Result<()>>,
-        refresher: &Refresher,
-        scaler: Scaler,
-        health: &HealthReporter,
-        started: &CancellationToken,
-        stop: &CancellationToken,
-    ) {
-        let Self { kubernetes, watches, resolver } = self;
-        let watched = watches.run(stop.clone());
-        let resolved = resolver.run(refresher.clone(), stop.clone());
-        let (health, started, stop) = (health.clone(), started.clone(), stop.clone());
-        tasks.spawn(async {
-            watched.await;
-            Ok(())
-        });
-        tasks.spawn(async {
-            resolved.await;
-            Ok(())
-        });
-        let starting = async move {
-            kubernetes.settled().await;
-            is_ready(&health, &started).await;
-            scaler.warm(&kubernetes).await;
-        };
-        tasks.spawn(async move {
-            stop.run_until_cancelled(starting).await;
-            stop.cancelled().await;
-            Ok(())
-        });
+        listener: TcpListener,
+        certificates: Option<Certificates>,
+        routes: Routes,
+        draining: CancellationToken,
+    ) -> impl Future<Output = Result<(), tonic::transport::Error>> {
+        let limits = self.limits;
+        // Who behaves takes two ages: streams end a little beyond one, and may have begun just
+        // before their connection is asked to end.
+        let connections = connections(listener, certificates, limits, 3 * self.age);
+        let places = Places::new(limits.requests, limits.requests_of_an_address);
+        Server::builder()
+            // A request that is sent half does not stay for ever. Streams are not concerned: their
+            // time is that to the first answer.
+            .timeout(self.patience + SLACK)
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            // More than are answered: a client would wait with those beyond it, as long as it takes.
+            .max_concurrent_streams(u32::try_from(2 * limits.requests_of_an_address).ok())
+            // Without a grace after it: tonic would cut the connection instead of asking.
+            .max_connection_age(self.age)
+            .serve_with_incoming_shutdown(
+                Requests::new(routes, places),
+                connections,
+                draining.cancelled_owned(),
+            )
     }
 }
 
-async fn is_ready(health: &HealthReporter, started: &CancellationToken) {
-    health.set_service_status("", ServingStatus::Serving).await;
-    health.set_serving::<ExternalScalerServer<Scaler>>().await;
-    started.cancel();
-}
-
-async fn routes(scaler: Scaler) -> anyhow::Result<(HealthReporter, tonic::service::Routes)> {
+async fn routes(scaler: Scaler) -> anyhow::Result<(HealthReporter, Routes)> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::NotServing).await;
     health.set_not_serving::<ExternalScalerServer<Scaler>>().await;
@@ -290,33 +316,4 @@ async fn routes(scaler: Scaler) -> anyhow::Result<(HealthReporter, tonic::servic
         // Older grpcurl and ghz know only this one.
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_REQUEST));
     Ok((health, routes.routes()))
-}
-
-/// What connects to the port. tonic would try again at once when accepting fails for want of file
-/// descriptors, and keep a core busy with it.
-fn connections(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
-    stream::unfold((listener, false), |(listener, mut is_told)| async move {
-        loop {
-            match listener.accept().await {
-                Ok((connection, _)) => {
-                    // Without it an answer may wait for the next one; no reason to refuse it.
-                    let _ = connection.set_nodelay(true);
-                    return Some((Ok(connection), (listener, false)));
-                }
-                Err(error) if is_of_the_client(&error) => {}
-                Err(error) => {
-                    if !is_told {
-                        tracing::error!(%error, "connections cannot be accepted");
-                    }
-                    is_told = true;
-                    sleep(Duration::from_secs(1)).await;
-                }
-            }
-        }
-    })
-}
-
-fn is_of_the_client(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

@@ -36,12 +36,13 @@ fn keys(app_key: &str) -> Value {
     data("Secret", "demo", "keys", &[("api", "marker-api-key"), ("app", app_key)])
 }
 
-pub(crate) fn authentication(namespace: Option<&str>, name: &str, spec: Value) -> Value {
+pub(crate) fn authentication(namespace: Option<&str>, name: &str, spec: impl Into<Value>) -> Value {
     let kind = match namespace {
         Some(_) => "TriggerAuthentication",
         None => "ClusterTriggerAuthentication",
     };
     let metadata = json!({"namespace": namespace, "name": name});
+    let spec: Value = spec.into();
     json!({"apiVersion": "keda.sh/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
 }
 
@@ -453,7 +454,7 @@ async fn a_changed_trigger_authentication_counts_at_once() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(engine.newest_request(), "three at api.datadoghq.com");
     // The stream follows, and asks by itself.
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     assert!(engine.requests_with("three") >= 4, "{}", engine.requests_with("three"));
 }
 

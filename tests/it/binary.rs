@@ -8,10 +8,8 @@ use std::{
     time::Duration,
 };
 
-use keda_datadog_scaler::proto::external_scaler_client::ExternalScalerClient;
 use serde_json::json;
 use tokio::time::sleep;
-use tonic::transport::Channel;
 
 use crate::harness::{
     API_KEY, APP_KEY, FakeDatadog, Keda, Reply, check_status, http_client, object, repository, soon,
@@ -108,14 +106,9 @@ pub(crate) async fn start_serve(environment: &[(&str, &str)]) -> (Running, Keda,
             false
         };
         if soon(ready).await && running.child.try_wait().unwrap().is_none() {
-            return (running, connect(&grpc).await, admin);
+            return (running, Keda::at(&format!("http://{grpc}")).await, admin);
         }
     }
-}
-
-async fn connect(address: &str) -> Keda {
-    let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
-    Keda { client: ExternalScalerClient::new(soon(endpoint.connect()).await.unwrap()) }
 }
 
 #[test]
@@ -145,6 +138,20 @@ fn what_cannot_work_is_said_and_exits_with_one_or_two() {
         stderr.contains(&format!("cannot listen on {address}; choose another `--listen`")),
         "{stderr}"
     );
+    let tls = ["--tls-cert", "/nowhere/tls.crt", "--tls-key", "/nowhere/tls.key"];
+    let (code, stderr) = run(&[&["serve"], free.as_flattened(), &tls].concat(), &keys);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.ends_with(
+            "error: `--tls-cert` is \"/nowhere/tls.crt\", which cannot be read (No such file or \
+             directory (os error 2)); give a file with PEM\n"
+        ),
+        "{stderr}"
+    );
+    let half = [("SCALER_TLS_CERT", "/nowhere/tls.crt")];
+    let (code, stderr) = run(&["serve"], &half);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("--tls-key <FILE>"), "{stderr}");
     let (code, stderr) = run(&["sandbox", "--listen", "0.0.0.0:9090"], &[]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("must be a loopback address"), "{stderr}");
@@ -223,7 +230,7 @@ spec:
 
 #[test]
 fn the_examples_are_fine() {
-    for name in ["scaledobject", "scaledjob"] {
+    for name in ["scaledobject", "scaledjob", "tls"] {
         let path = repository().join("deploy/examples").join(name).with_extension("yaml");
         let (code, stdout, _) = check(&["--offline", "-f", path.to_str().unwrap()], &[], "");
         assert_eq!(code, 0, "{stdout}");
@@ -260,7 +267,7 @@ fn after<'a>(printed: &'a str, label: &str) -> &'a str {
 #[tokio::test]
 async fn the_sandbox_answers_as_keda_asks_and_ends_on_sigterm() {
     let (running, printed) = start_sandbox(&[]);
-    let mut keda = connect(after(&printed, "The real scaler")).await;
+    let mut keda = Keda::at(&format!("http://{}", after(&printed, "The real scaler"))).await;
     for (query, value) in [
         ("avg:sandbox.flat{*}", 12.0),
         ("avg:sandbox.zero{*}", 0.0),

@@ -15,12 +15,13 @@ use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    authority::{Authority, Mounted},
     fake_scaler::{FakeScaler, spec},
     harness::{
         API_KEY, APP_KEY, FakeDatadog, Reply, Server, config as serve_config, install_tls, soon,
     },
     sandbox::Sandbox,
-    transport::TlsRelay,
+    tls::{NAME, Secured, files},
 };
 
 pub(crate) const QUERY: [&str; 2] = ["--metadata", "query=sum:shop.orders{*}"];
@@ -295,21 +296,22 @@ async fn a_scaler_that_is_not_there_is_named() {
 
 #[tokio::test]
 async fn tls_is_as_keda_has_it() {
-    let scaler = FakeScaler::answering(&[(7.0, 7)]);
-    let (address, _server) = scaler.start().await;
-    let relay = TlsRelay::start(address).await;
-    let through = relay.address.to_string();
-    let ca = relay.ca_file.to_str().unwrap();
-    let (certificate, key) = relay.client_files();
-    let client = ["--tls-client-cert", &*certificate, "--tls-client-key", &*key];
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let scaler = Secured::start(&servers, Some(&clients)).await;
+    let through = scaler.server.grpc.trim_start_matches("http://");
+    let (pair, ca) = (clients.issue("keda"), servers.pem());
+    let secret = Mounted::new(&files(&pair, &ca));
+    let [cert, key, ca] =
+        ["tls.crt", "tls.key", "ca.crt"].map(|name| secret.path(name).display().to_string());
+    let client = ["--tls-client-cert", &*cert, "--tls-client-key", &*key];
     let check = async |extra: &[&str]| {
         let (report, _) =
-            checked(&[&QUERY[..], &TARGET, &["--through", &through], extra].concat()).await;
+            checked(&[&QUERY[..], &TARGET, &["--through", through], extra].concat()).await;
         let answered = calls(&report).len() == 3;
         (answered, findings(&report).join("; "))
     };
-    let named = ["--server-name", "scaler.example"];
-    let sound = [&["--ca-cert", ca], &client[..], &named].concat();
+    let named = ["--server-name", NAME];
+    let sound = [&["--ca-cert", &*ca], &client[..], &named].concat();
     assert_eq!(check(&sound).await, (true, String::new()));
     // Any certificate will do, but `unsafeSsl` alone stays plaintext.
     let unsafe_ssl = ["--metadata", "unsafeSsl=true"];
@@ -323,7 +325,7 @@ async fn tls_is_as_keda_has_it() {
     let why = async |extra: &[&str]| {
         let (answered, why) = check(extra).await;
         assert!(!answered);
-        why.replace(&through, "HERE")
+        why.replace(through, "HERE")
     };
     let unknown = why(&[&enable_tls[..], &client].concat()).await;
     assert_eq!(
@@ -331,10 +333,20 @@ async fn tls_is_as_keda_has_it() {
         "no connection to HERE with TLS: nobody that is trusted vouches for its certificate; give \
          its CA with `--ca-cert`"
     );
-    let misnamed = why(&[&["--ca-cert", ca], &client[..]].concat()).await;
+    let misnamed = why(&[&["--ca-cert", &*ca], &client[..]].concat()).await;
     assert!(misnamed.ends_with("has another name; give that with `--server-name`"), "{misnamed}");
-    let plain = address.to_string();
-    let arguments = [&QUERY[..], &TARGET, &enable_tls, &["--through", &plain]].concat();
+    let nameless = why(&[&["--ca-cert", &*ca], &named[..]].concat()).await;
+    assert!(nameless.ends_with("give `--tls-client-cert` and `--tls-client-key`"), "{nameless}");
+    let stranger = servers.issue("keda");
+    let strange = Mounted::new(&files(&stranger, ""));
+    let [cert, key] = ["tls.crt", "tls.key"].map(|name| strange.path(name).display().to_string());
+    let client = ["--tls-client-cert", &*cert, "--tls-client-key", &*key];
+    let unknown = why(&[&["--ca-cert", &*ca], &client[..], &named[..]].concat()).await;
+    assert!(unknown.contains("it does not know the CA of the client certificate"), "{unknown}");
+    let datadog = FakeDatadog::start(|_| Reply::points(&[8.0])).await;
+    let plain = Server::start(&datadog).await;
+    let through = ["--through", plain.grpc.trim_start_matches("http://")];
+    let arguments = [&QUERY[..], &TARGET, &enable_tls, &through].concat();
     let (report, _) = checked(&arguments).await;
     let [finding] = &findings(&report)[..] else { panic!("one finding") };
     assert!(

@@ -197,11 +197,11 @@ impl Server {
     }
 
     pub(crate) async fn channel(&self) -> Channel {
-        soon(Channel::from_shared(self.grpc.clone()).unwrap().connect()).await.unwrap()
+        channel(&self.grpc).await
     }
 
     pub(crate) async fn client(&self) -> Keda {
-        Keda { client: ExternalScalerClient::new(self.channel().await) }
+        Keda::at(&self.grpc).await
     }
 
     /// What `serve::run` returned.
@@ -253,6 +253,10 @@ pub(crate) struct Keda {
 }
 
 impl Keda {
+    pub(crate) async fn at(url: &str) -> Self {
+        Self { client: ExternalScalerClient::new(channel(url).await) }
+    }
+
     pub(crate) async fn value(&mut self, object: &ScaledObjectRef) -> Result<f64, Status> {
         let request = GetMetricsRequest {
             scaled_object_ref: Some(object.clone()),
@@ -267,6 +271,10 @@ impl Keda {
     pub(crate) async fn is_active(&mut self, object: &ScaledObjectRef) -> Result<bool, Status> {
         Ok(soon(self.client.is_active(object.clone())).await?.into_inner().result)
     }
+}
+
+async fn channel(url: &str) -> Channel {
+    soon(Channel::from_shared(url.to_owned()).unwrap().connect()).await.unwrap()
 }
 
 /// `serve` as it is by default, with the keys of the tests and without the drain delay.

@@ -5,6 +5,7 @@
 #![expect(clippy::float_cmp, reason = "what is expected is exactly what was scripted")]
 
 mod harness;
+mod authority;
 mod engine;
 mod fake_scaler;
 mod fake_kubernetes;
@@ -20,6 +21,9 @@ mod credentials;
 mod kubernetes;
 mod authentication;
 mod shutdown;
+mod connections;
+mod tls;
+mod tls_example;
 mod status;
 mod binary;
 mod cluster;

@@ -85,7 +85,7 @@ async fn an_idle_connection_does_not_keep_the_server_from_ending() {
     let datadog = FakeDatadog::start(|_| Reply::points(&[3.0])).await;
     let mut config = config(&datadog.url);
     // The grace is a little longer than the patience.
-    config.scaler.patience = Duration::from_secs(2);
+    config.scaler.patience = Duration::from_hours(1);
     let mut server = Server::start_with(config).await;
     let _idle = TcpStream::connect(server.grpc.trim_start_matches("http://")).await.unwrap();
     let _also = TcpStream::connect(server.admin.trim_start_matches("http://")).await.unwrap();

@@ -1,6 +1,6 @@
 //! How the server reaches Datadog: TLS with a private CA, HTTP/2, gzip, a proxy.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Router, http::Version, routing::get};
 use hyper_util::{
@@ -8,21 +8,15 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-    task::JoinSet,
-};
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier},
-};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tonic::Code;
 
-use crate::harness::{FakeDatadog, Reply, Server, config, install_tls, object, repository, soon};
+use crate::{
+    authority::Authority,
+    harness::{FakeDatadog, Reply, Server, config, install_tls, object, repository, soon},
+};
 
 /// A Datadog behind TLS, with a certificate of its own CA.
 pub(crate) struct TlsDatadog {
@@ -37,20 +31,15 @@ pub(crate) struct TlsDatadog {
 impl TlsDatadog {
     pub(crate) async fn start() -> Self {
         install_tls();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &ca).unwrap();
+        let authority = Authority::new("Datadog");
         let directory = tempfile::tempdir().unwrap();
         let ca_file = directory.path().join("ca.pem");
-        std::fs::write(&ca_file, ca.pem()).unwrap();
+        std::fs::write(&ca_file, authority.pem()).unwrap();
 
-        let key = key.serialize_der().try_into().unwrap();
+        let (certificate, key) = authority.issue("localhost").der();
         let mut tls = ServerConfig::builder()
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
+            .with_single_cert(vec![certificate], key)
             .unwrap();
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let (sender, versions) = mpsc::unbounded_channel();
@@ -66,70 +55,6 @@ impl TlsDatadog {
         let mut server = JoinSet::new();
         server.spawn(accept(listener, TlsAcceptor::from(Arc::new(tls)), router));
         Self { url, ca_file, versions, _directory: directory, _server: server }
-    }
-}
-
-/// Takes TLS off connections and passes them on. Wants a client certificate of its own CA.
-pub(crate) struct TlsRelay {
-    pub(crate) address: SocketAddr,
-    pub(crate) ca_file: PathBuf,
-    directory: TempDir,
-    _server: JoinSet<()>,
-}
-
-impl TlsRelay {
-    /// Its certificate is that of `scaler.example`.
-    pub(crate) async fn start(to: SocketAddr) -> Self {
-        install_tls();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let issue = |name: &str| {
-            let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-            (params.signed_by(&key, &ca).unwrap(), key)
-        };
-        let directory = tempfile::tempdir().unwrap();
-        let ca_file = directory.path().join("ca.pem");
-        std::fs::write(&ca_file, ca.pem()).unwrap();
-        let (client, client_key) = issue("keda");
-        std::fs::write(directory.path().join("client.pem"), client.pem()).unwrap();
-        std::fs::write(directory.path().join("client.key"), client_key.serialize_pem()).unwrap();
-
-        let mut roots = RootCertStore::empty();
-        roots.add(ca.der().clone()).unwrap();
-        let (certificate, key) = issue("scaler.example");
-        let key = key.serialize_der().try_into().unwrap();
-        let mut tls = ServerConfig::builder()
-            .with_client_cert_verifier(WebPkiClientVerifier::builder(roots.into()).build().unwrap())
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .unwrap();
-        tls.alpn_protocols = vec![b"h2".to_vec()];
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut server = JoinSet::new();
-        server.spawn(relay(listener, TlsAcceptor::from(Arc::new(tls)), to));
-        Self { address, ca_file, directory, _server: server }
-    }
-
-    /// Certificate and key.
-    pub(crate) fn client_files(&self) -> (String, String) {
-        let path = |name: &str| self.directory.path().join(name).to_str().unwrap().to_owned();
-        (path("client.pem"), path("client.key"))
-    }
-}
-
-async fn relay(listener: TcpListener, tls: TlsAcceptor, to: SocketAddr) {
-    let mut connections = JoinSet::new();
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        let tls = tls.clone();
-        connections.spawn(async move {
-            // Either side may hang up.
-            let Ok(mut client) = tls.accept(stream).await else { return };
-            let mut server = TcpStream::connect(to).await.unwrap();
-            let _ = copy_bidirectional(&mut client, &mut server).await;
-        });
     }
 }
 

@@ -63,6 +63,10 @@ pub(super) enum Cause {
     Misnamed,
     #[error("it does not speak TLS; take `enableTLS` out, and leave `--ca-cert` away")]
     Plaintext,
+    #[error("it wants a client certificate; give `--tls-client-cert` and `--tls-client-key`")]
+    Nameless,
+    #[error("it does not know the CA of the client certificate; give one of a CA that it does")]
+    Unknown,
     #[error("no answer within {CONNECT_TIMEOUT:?}")]
     TimedOut,
     #[error("this machine has no CA certificates; give `--ca-cert`")]
@@ -206,8 +210,14 @@ pub(super) fn cause(error: &(dyn Error + 'static)) -> Cause {
         let source = held.map(|held| held as &(dyn Error + 'static)).or(innermost.source());
         match source {
             Some(source) => innermost = source,
-            None => return Cause::Other(innermost.to_string()),
+            None => break,
         }
+    }
+    // What the scaler says after the handshake comes through h2, which leaves only the text.
+    match innermost.to_string() {
+        alert if alert.ends_with("alert: CertificateRequired") => Cause::Nameless,
+        alert if alert.ends_with("alert: UnknownCA") => Cause::Unknown,
+        other => Cause::Other(other),
     }
 }
 
