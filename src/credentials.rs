@@ -196,6 +196,11 @@ impl Credentials {
             return self.grant_own(&object.namespace.clone(), Some(trigger));
         };
         let known = kubernetes.known_authentication(&object.namespace, reference);
+        // One that only says how KEDA reaches the scaler (`caCert` and the like).
+        let is_keda_s = known.as_ref().is_some_and(|spec| !spec.concerns(&Parameter::NAMES));
+        if is_keda_s && self.rules.allow_own(&object.namespace).is_ok() {
+            return self.grant_own(&object.namespace.clone(), Some(trigger));
+        }
         let needs_workload = known.is_none_or(|spec| spec.needs_workload());
         // One of the cluster is the same for all, unless it looks into their workloads.
         let is_shared =

@@ -53,7 +53,7 @@ impl Cluster {
         }
         let keys = match selected.spec.authentication() {
             Some(reference) => self.resolve(reference, asked, examined).await,
-            None => self.explain_own(asked, examined),
+            None => self.explain_own("there is no `authenticationRef`", asked, examined),
         };
         if is_ambiguous { Keys::None } else { keys }
     }
@@ -70,7 +70,13 @@ impl Cluster {
             authentication: &authentication,
             since: self.since,
         };
-        let parameters = match resolution.specification().await {
+        let specification = resolution.specification().await;
+        let is_keda_s = specification.as_ref().is_ok_and(|it| !it.concerns(&Parameter::NAMES));
+        if is_keda_s && (!self.knows_own || self.rules.allow_own(&self.namespace).is_ok()) {
+            let why = format!("{authentication} gives no keys of Datadog's");
+            return self.explain_own(&why, asked, examined);
+        }
+        let parameters = match specification {
             Ok(specification) => resolution.parameters(&specification).await,
             Err(error) => Err(error),
         };
@@ -88,7 +94,8 @@ impl Cluster {
         }
     }
 
-    fn explain_own(&self, asked: Asked, examined: &mut Examined) -> Keys {
+    /// `why` it is the server's own account.
+    fn explain_own(&self, why: &str, asked: Asked, examined: &mut Examined) -> Keys {
         let here = match asked {
             Asked::Datadog => "; here, the keys of your shell stand for it",
             Asked::Nobody | Asked::Scaler => "",
@@ -96,11 +103,11 @@ impl Cluster {
         let namespace = &self.namespace;
         let message = match self.rules.allow_own(namespace) {
             _ if !self.knows_own => format!(
-                "there is no `authenticationRef`; the scaler uses its own account, if its \
+                "{why}; the scaler uses its own account, if its \
                  `--own-account-namespaces` allow the namespace {namespace}{here}"
             ),
             Ok(()) => format!(
-                "there is no `authenticationRef`; the scaler uses its own account, which \
+                "{why}; the scaler uses its own account, which \
                  `--own-account-namespaces` allow{here}"
             ),
             Err(error) => {

@@ -360,6 +360,14 @@ impl AuthenticationSpec {
         UNRESOLVED.into_iter().find(|source| self.others.get(*source) == Some(&Given(true)))
     }
 
+    /// Whether it gives one of these parameters, as far as can be told.
+    pub fn concerns(&self, parameters: &[&str]) -> bool {
+        let entries = [&self.config_map_target_ref, &self.secret_target_ref];
+        let entries = entries.into_iter().flatten().flatten().map(|entry| &*entry.parameter);
+        let variables = self.env.iter().flatten().map(|variable| &*variable.parameter);
+        self.unresolved().is_some() || entries.chain(variables).any(|it| parameters.contains(&it))
+    }
+
     pub fn needs_workload(&self) -> bool {
         self.env.as_ref().is_some_and(|env| !env.is_empty())
     }

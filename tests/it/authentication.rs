@@ -259,6 +259,24 @@ async fn the_servers_own_account_is_for_those_who_may_use_it() {
     check_status(engine.pair(&object(&[])).await, Code::PermissionDenied, message);
 }
 
+#[tokio::test(start_paused = true)]
+async fn one_that_says_how_keda_reaches_the_scaler_leaves_the_own_account() {
+    let spec = json!({"secretTargetRef": [
+        entry("caCert", "tls", "ca.crt"),
+        entry("tlsClientCert", "tls", "tls.crt"),
+        entry("tlsClientKey", "tls", "tls.key"),
+    ]});
+    let kubernetes = cluster(spec.clone());
+    let everybody = |rules: &mut Rules| rules.own_namespaces = vec!["*".parse().unwrap()];
+    let own = read_with(&kubernetes, everybody).await;
+    assert!(own.starts_with("marker-of-the-app-key at "), "{own}");
+    // The key of KEDA's certificate is none of our business.
+    assert_eq!(kubernetes.times_asked("get", "secrets"), 0);
+    let message = "FailedPrecondition: the TriggerAuthentication demo/datadog gives no `apiKey`; \
+                   add it, such as to its `secretTargetRef`";
+    assert_eq!(told(&cluster(spec)).await, message);
+}
+
 /// What KEDA is told of demo/shop, and how often Datadog was asked for it.
 async fn told(kubernetes: &FakeKubernetes) -> String {
     let engine = start(kubernetes).await;

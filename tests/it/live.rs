@@ -287,8 +287,8 @@ async fn what_is_wrong_is_told_as_the_server_answers() {
     cluster.object("ScaledObject", "checkout", &[trigger(&one), trigger(&other)]);
     all += &said_of(&cluster, &json!({}), &[]).await;
     insta::assert_snapshot!(all, @r#"
-    FAILED_PRECONDITION
-      error: the TriggerAuthentication shop/datadog gives no `apiKey`; add it, such as to its `secretTargetRef`
+    fine
+      note: the TriggerAuthentication shop/datadog gives no keys of Datadog's; the scaler uses its own account, if its `--own-account-namespaces` allow the namespace shop
     FAILED_PRECONDITION
       error: the TriggerAuthentication shop/datadog gives no `appKey`; add it, such as to its `secretTargetRef`
     FAILED_PRECONDITION
