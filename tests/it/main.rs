@@ -32,4 +32,5 @@ mod faults;
 mod check;
 mod watch;
 mod live;
+mod rbac;
 mod tidy;

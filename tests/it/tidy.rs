@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use clap::CommandFactory as _;
+use clap::{CommandFactory as _, Parser as _};
 use keda_datadog_scaler::{
-    cli::Cli,
+    cli::{Cli, Command},
     credentials::CredentialState,
     kubernetes::WatchState,
     metrics::{Limit, Method, Metrics, Organisation, Standing},
@@ -19,6 +19,7 @@ use keda_datadog_scaler::{
     source::SourceError,
     trigger::{KEYS, Trigger},
 };
+use serde_json::Value;
 
 use crate::harness::repository;
 
@@ -254,24 +255,20 @@ fn the_readme_knows_every_code() {
 
 #[test]
 fn the_deployment_uses_only_flags_that_exist() {
-    let command = Cli::command();
-    let serve = command.find_subcommand("serve").unwrap();
-    let known: Vec<&str> = serve.get_arguments().filter_map(clap::Arg::get_long).collect();
     let deployment = read("deploy/keda-datadog-scaler.yaml");
-    let arguments =
-        deployment.lines().find_map(|line| line.trim().strip_prefix("args: [")).unwrap();
-    let mut flags = 0;
-    for argument in arguments.trim_end_matches(']').split(", ").skip(1) {
-        let flag = argument.trim_matches('"').trim_start_matches("--").split('=').next().unwrap();
-        assert!(known.contains(&flag), "--{flag} does not exist");
-        flags += 1;
-    }
-    assert_eq!(flags, 1);
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&deployment).unwrap();
+    let container = &documents[0]["spec"]["template"]["spec"]["containers"][0];
+    let arguments = container["args"].as_array().unwrap().iter().map(|text| text.as_str().unwrap());
+    let called = ["keda-datadog-scaler"].into_iter().chain(arguments);
+    let command = Cli::try_parse_from(called).unwrap().command;
+    assert!(matches!(command, Command::Serve(_)));
 }
 
 #[test]
 fn the_examples_are_sound_triggers() {
-    for (example, holds) in [("scaledobject", true), ("scaledjob", false)] {
+    for (example, holds) in
+        [("scaledobject", true), ("triggerauthentication", true), ("scaledjob", false)]
+    {
         let text = read(Path::new("deploy/examples").join(example).with_extension("yaml"));
         let (_, trigger) = text.split_once("- type: external\n      metadata:\n").unwrap();
         let metadata: HashMap<String, String> = trigger
