@@ -28,6 +28,8 @@ use super::{
 const PAGE: u32 = 500;
 /// How long one page may take.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A watch that failed and is quiet for so long is taken to work again; a listing proves it.
+const QUIET: Duration = Duration::from_secs(10);
 /// Pauses after failures: from the first, doubled with each, up to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// The same, of a watch that is forbidden until somebody mends it.
@@ -132,7 +134,7 @@ impl Follower {
             None => Api::all_with(client, &resource),
         };
         let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
-        loop {
+        'anew: loop {
             let mut events = pin!(watcher(api.clone(), config.clone()));
             let mut is_listing = true;
             // A watcher may insist on what cannot be had any more: then another one lists anew.
@@ -140,12 +142,18 @@ impl Follower {
             while !insists {
                 // While it watches, silence is no failure, and a lost connection is noticed
                 // elsewhere (`read_timeout`).
-                let limit = if is_listing { PAGE_TIMEOUT } else { Duration::MAX };
+                let limit = match &self.failing {
+                    _ if is_listing => PAGE_TIMEOUT,
+                    Some(_) => QUIET,
+                    None => Duration::MAX,
+                };
                 match timeout(limit, events.next()).await {
                     Ok(Some(Ok(event))) => {
                         is_listing = matches!(event, Event::Init | Event::InitApply(_));
                         self.hear(event);
                     }
+                    // No failure. The watcher lists anew, though not again and again.
+                    Ok(Some(Err(error))) if is_expired(&error) => sleep(PAUSES.0).await,
                     Ok(Some(Err(error))) => {
                         insists = is_gone(&error);
                         self.fails(failure(error, &self.scope));
@@ -154,6 +162,7 @@ impl Follower {
                         }
                     }
                     Ok(None) => break,
+                    Err(_elapsed) if !is_listing => continue 'anew,
                     Err(_elapsed) => {
                         let cause = format!("no answer within {limit:?}");
                         self.fails(ReadError::Unreachable { cause });
@@ -204,6 +213,9 @@ impl Follower {
         let was = self.enter(WatchState::Working);
         if was == Some(WatchState::Failing) && !self.shared.fails_somewhere() {
             tracing::info!("Kubernetes tells of changes again");
+        }
+        if was == Some(WatchState::Forbidden) {
+            tracing::info!(what = %self.scope, "a watch is not forbidden any more");
         }
         if !matches!(self.scope.what, Watched::Scaled(_)) {
             self.shared.changes.send_modify(|changes| *changes += 1);
@@ -277,6 +289,12 @@ impl Watched {
             }
         }
     }
+}
+
+/// What has happened since the version that it knows is forgotten: so it is after a restart of the
+/// API server, or when nothing has happened for long.
+fn is_expired(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchError(status) if status.code == 410)
 }
 
 /// kube's watcher starts anew from the version it knows, though that is gone, unless it is told so

@@ -5,10 +5,15 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use keda_datadog_scaler::{
     credentials::Rules,
+    kubernetes::{self, Access, WatchState},
     proto::{ScaledObjectRef, external_scaler_server::ExternalScaler as _},
 };
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request};
 
 use crate::{
@@ -256,6 +261,38 @@ async fn readings_go_on_while_kubernetes_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_works_again_though_nothing_happens() {
+    let fake = FakeKubernetes::new();
+    let access = Access::Kubeconfig { context: None };
+    let config = kubernetes::Config { access, namespaces: Vec::new() };
+    let (kubernetes, watches) = kubernetes::new(config, fake.client());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watches.run(CancellationToken::new()));
+    kubernetes.settled().await;
+    let working = || kubernetes.watches().into_iter().find(|(it, _)| *it == WatchState::Working);
+    assert_eq!(working(), Some((WatchState::Working, 4)));
+    // That it is told to list again is no failure.
+    fake.expire(Gone::Event);
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(working(), Some((WatchState::Working, 4)));
+    fake.fail(503);
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(working(), Some((WatchState::Working, 0)));
+    fake.recover();
+    // The longest pause, and the time that it is quiet.
+    sleep(Duration::from_secs(41)).await;
+    assert_eq!(working(), Some((WatchState::Working, 4)));
+
+    fake.forbid("*", "triggerauthentications");
+    fake.cut_watches();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(working(), Some((WatchState::Working, 3)));
+    fake.allow("*", "triggerauthentications");
+    sleep(Duration::from_secs(71)).await;
+    assert_eq!(working(), Some((WatchState::Working, 4)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_kubernetes_that_hangs_keeps_nobody_waiting() {
     let kubernetes = FakeKubernetes::new();
     kubernetes.hang();
@@ -300,7 +337,7 @@ async fn what_rbac_forbids_never_turns_verification_off() {
     kubernetes.apply(plain(&object(&[])));
     let engine = start(&kubernetes).await;
     let message = "the trigger cannot be verified: Kubernetes forbids the scaler to get \
-                   scaledobjects in the namespace demo; allow it, as `deploy/rbac` does";
+                   scaledobjects/shop in the namespace demo; allow it, as `deploy/rbac` does";
     check_status(engine.pair(&object(&[])).await, Code::FailedPrecondition, message);
     assert_eq!(engine.requests(), 0);
     kubernetes.allow("*", "scaledobjects");
