@@ -367,7 +367,7 @@ impl Shared {
 }
 
 impl ReadError {
-    /// `what` was tried: `get secrets in shop`.
+    /// `what` was tried: `get secrets/keys in the namespace shop`.
     fn new(error: kube::Error, what: String) -> Self {
         let cause = match error {
             kube::Error::Api(status) if status.code == 403 => return Self::Forbidden { what },

@@ -128,7 +128,8 @@ impl Reader {
                 DataKind::Secret => serde_json::from_str(&text).map(secret),
                 DataKind::ConfigMap => serde_json::from_str(&text).map(config_map),
             });
-            let not_understood = |_| ReadError::NotUnderstood { what: what(&resource, namespace) };
+            let not_understood =
+                |_| ReadError::NotUnderstood { what: what(&resource, namespace, name) };
             data.transpose().map(|data| data.map(Arc::new)).map_err(not_understood)
         };
         self.data.get(key, since, read).await
@@ -189,7 +190,7 @@ impl Reader {
     ) -> Result<Option<T>, ReadError> {
         let text = self.get_text(resource, namespace, name).await?;
         let object = text.map(|text| serde_json::from_str(&text)).transpose();
-        let what = || what(resource, namespace.unwrap_or_default());
+        let what = || what(resource, namespace.unwrap_or_default(), name);
         object.map_err(|_| ReadError::NotUnderstood { what: what() })
     }
 
@@ -205,7 +206,7 @@ impl Reader {
             return Ok(None);
         }
         let path = DynamicObject::url_path(resource, namespace);
-        let what = || what(resource, namespace.unwrap_or_default());
+        let what = || what(resource, namespace.unwrap_or_default(), name);
         let request = kube::core::Request::new(path).get(name, &GetParams::default());
         let request = request.map_err(|_| ReadError::NotUnderstood { what: what() })?;
         match timeout(TIMEOUT, self.client.request_text(request)).await {
@@ -217,11 +218,12 @@ impl Reader {
     }
 }
 
-/// What a read tries to do.
-fn what(resource: &ApiResource, namespace: &str) -> String {
+/// What a read tries to do. With the name: RBAC may go by it.
+fn what(resource: &ApiResource, namespace: &str, name: &str) -> String {
+    let plural = &resource.plural;
     match namespace {
-        "" => format!("get {}", resource.plural),
-        _ => format!("get {} in the namespace {namespace}", resource.plural),
+        "" => format!("get {plural}/{name}"),
+        _ => format!("get {plural}/{name} in the namespace {namespace}"),
     }
 }
 
