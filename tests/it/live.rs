@@ -364,8 +364,8 @@ async fn what_is_forbidden_here_may_be_there_for_the_scaler() {
       appKey                    `app-key` of the Secret shop/datadog-keys (not
                                 readable)
       site                      datadoghq.com (default)
-      warning: Kubernetes forbids you to get secrets in the namespace shop, so that
-        it is not known here what the scaler finds
+      warning: Kubernetes forbids you to get secrets/datadog-keys in the namespace
+        shop, so that it is not known here what the scaler finds
 
     Datadog
       note: Datadog is not asked, since there are no keys for it here
@@ -375,7 +375,7 @@ async fn what_is_forbidden_here_may_be_there_for_the_scaler() {
     assert_eq!(examined["outcome"], Value::Null);
 
     cluster.kubernetes.forbid("get", "triggerauthentications");
-    let expected = "warning: Kubernetes forbids you to get triggerauthentications in the namespace \
+    let expected = "warning: Kubernetes forbids you to get triggerauthentications/datadog in the namespace \
                     shop, so that it is not known here what the scaler finds";
     let examined = cluster.examined(&[]).await;
     assert_eq!(said(&examined), [expected]);
@@ -498,7 +498,7 @@ async fn why_there_is_no_object_is_told() {
     error: there is no trigger `mails`; there are: 0
     error: there is no namespace shop in Kubernetes at HERE
     error: there is no ScaledObject or ScaledJob `nowhere` in the namespace shop of Kubernetes at HERE
-    error: the ScaledObject shop/checkout cannot be read: Kubernetes forbids you to get scaledobjects in the namespace shop
+    error: the ScaledObject shop/checkout cannot be read: Kubernetes forbids you to get scaledobjects/checkout in the namespace shop
     error: the ScaledObject shop/checkout cannot be read: Kubernetes at HERE cannot be asked: 401 Unauthorized
     error: there is no KEDA in Kubernetes at HERE; is it the right `--context`?
     "#);
