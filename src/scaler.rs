@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
-use tokio::{task::yield_now, time::Instant};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
@@ -239,7 +239,7 @@ impl Shared {
                     return Err(Failure::Withdrawn);
                 }
                 // The successor is published at any moment, by a task that needs a turn for it.
-                Err(Unread::Withdrawn) => yield_now().await,
+                Err(Unread::Withdrawn) => sleep(Duration::from_millis(1)).await,
             }
         }
     }
