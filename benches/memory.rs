@@ -53,7 +53,8 @@ async fn main() {
 
 async fn measure(series: usize) {
     let datadog = Datadog::start(series).await;
-    let program = Program::scaler(&datadog.url).await;
+    let account = [("DD_APP_KEY", "ddpat_of-the-benchmark")];
+    let program = Program::scaler(&["--datadog-url", &datadog.url], &account).await;
     let idle = megabytes(program.resident());
     let errors_of_loading = ask(&program, 0..TRIGGERS).await;
     let loaded = megabytes(program.resident());

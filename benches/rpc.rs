@@ -65,7 +65,8 @@ async fn main() {
     command.args([BARE, &address.to_string()]);
     let bare = Program::start(command, address).await;
     let datadog = Datadog::start(1).await;
-    let real = Program::scaler(&datadog.url).await;
+    let account = [("DD_APP_KEY", "ddpat_of-the-benchmark")];
+    let real = Program::scaler(&["--datadog-url", &datadog.url], &account).await;
     let requests: Vec<GetMetricsRequest> = (0..TRIGGERS).map(request).collect();
     for program in [&bare, &real] {
         round(program, &requests).await;

@@ -23,16 +23,18 @@ pub(crate) struct Program {
 struct Process(Child);
 
 impl Program {
-    /// The scaler as it is released, with one account at that Datadog.
-    pub(crate) async fn scaler(datadog_url: &str) -> Self {
-        let (grpc, admin) = (free_address(), free_address());
+    /// The scaler as it is released, and silent unless something is wrong.
+    pub(crate) async fn scaler(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let grpc = free_address();
         let mut command = Command::new(env!("CARGO_BIN_EXE_keda-datadog-scaler"));
         command
-            .args(["serve", "--datadog-url", datadog_url])
-            .args(["--listen", &grpc.to_string(), "--admin-listen", &admin.to_string()])
-            .args(["--status-listen", "127.0.0.1:0"])
+            .arg("serve")
+            .args(arguments)
             .env_clear()
-            .envs([("DD_APP_KEY", "ddpat_of-the-benchmark"), ("RUST_LOG", "error")]);
+            .envs([("SCALER_LISTEN", grpc.to_string())])
+            .envs([("SCALER_ADMIN_LISTEN", "127.0.0.1:0"), ("SCALER_STATUS_LISTEN", "127.0.0.1:0")])
+            .envs([("RUST_LOG", "error")])
+            .envs(environment.iter().copied());
         Self::start(command, grpc).await
     }
 
