@@ -230,7 +230,7 @@ spec:
 
 #[test]
 fn the_examples_are_fine() {
-    for name in ["scaledobject", "scaledjob", "tls"] {
+    for name in ["scaledobject", "scaledjob", "triggerauthentication", "tls"] {
         let path = repository().join("deploy/examples").join(name).with_extension("yaml");
         let (code, stdout, _) = check(&["--offline", "-f", path.to_str().unwrap()], &[], "");
         assert_eq!(code, 0, "{stdout}");
