@@ -20,6 +20,8 @@ const MAX_ENTRIES: usize = 10_000;
 const ROUND: Duration = Duration::from_mins(1);
 /// The same, of what has come to nothing: its author may be mending it.
 const RETRY: Duration = Duration::from_secs(5);
+/// Keys that were not refused for so long are refused anew.
+const REFUSED_ANEW: Duration = Duration::from_mins(10);
 /// What was read for another so lately will do, unless there is a reason to doubt it.
 const LATELY: Duration = Duration::from_secs(10);
 /// What nobody asked for in this time is forgotten.
@@ -47,8 +49,7 @@ struct Entry {
     basis: Option<Arc<AuthenticationSpec>>,
     /// Since when it comes to nothing, though it did before, and to what.
     failing: Option<(Instant, CredentialsError)>,
-    /// Whether its keys were refused, and have been read again for that.
-    is_questioned: bool,
+    refusal: Option<Refusal>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,14 @@ enum Turn {
     Now {
         again: bool,
     },
+}
+
+/// That Datadog refuses the keys that are in use.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    last_at: Instant,
+    /// Whoever rotates keys may revoke the old ones before the new ones are in the Secret.
+    pause: Duration,
 }
 
 /// How it stands with an `authenticationRef`.
@@ -126,7 +135,7 @@ impl Keyring {
             is_doubted: false,
             basis: None,
             failing: None,
-            is_questioned: false,
+            refusal: None,
         };
         self.entries.insert(Arc::new(authentication), entry);
         Ok((receiver, true))
@@ -177,7 +186,8 @@ impl Keyring {
         let (settled, pause) = match (before, outcome) {
             (before, Ok(new)) => {
                 (entry.basis, entry.failing) = (basis, None);
-                (entry.has_found(before, new), ROUND)
+                let settled = entry.has_found(before, new);
+                (settled, entry.refusal.as_mut().map_or(ROUND, Refusal::pause))
             }
             // The watches say that Kubernetes is away.
             (Some(Ok(_)), Err(error)) if error.passes() => (Settled::Same, RETRY),
@@ -201,18 +211,20 @@ impl Keyring {
             }
         };
         entry.turn = Turn::At(if again { now } else { now + pause });
-        if !matches!(&*entry.account.borrow(), Some(Ok(_))) || entry.failing.is_some() {
-            entry.is_doubted = true;
-        }
+        let is_in_use = matches!(&*entry.account.borrow(), Some(Ok(_)));
+        entry.is_doubted |= !is_in_use || entry.failing.is_some() || entry.refusal.is_some();
         settled
     }
 
-    /// Something refused the keys: they are read again at once, but only once for each change.
+    /// Datadog refuses the keys: they are read again at once, and then after growing pauses.
     pub(super) fn refused(&mut self, account: &Account, now: Instant) {
         for entry in self.entries.values_mut().filter(|entry| entry.has(account)) {
-            if !std::mem::replace(&mut entry.is_questioned, true) {
+            let before = entry.refusal.take().filter(|it| now < it.last_at + REFUSED_ANEW);
+            if before.is_none() {
                 entry.hasten(now);
             }
+            let pause = before.map_or(RETRY, |it| it.pause);
+            entry.refusal = Some(Refusal { last_at: now, pause });
         }
     }
 
@@ -261,6 +273,15 @@ impl Keyring {
     }
 }
 
+impl Refusal {
+    /// Until the keys are read again.
+    fn pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (2 * pause).min(ROUND);
+        pause
+    }
+}
+
 impl Entry {
     fn state(&self) -> CredentialState {
         match &*self.account.borrow() {
@@ -281,7 +302,7 @@ impl Entry {
             Some(Ok(old)) => Settled::Changed { old, new: new.clone() },
             Some(Err(_)) | None => Settled::Found(new.clone()),
         };
-        self.is_questioned = false;
+        self.refusal = None;
         self.account.send_replace(Some(Ok(new)));
         settled
     }

@@ -132,25 +132,27 @@ impl Resolver {
         let Resolved { authentication, basis, outcome } = resolved;
         let (hold, now) = (self.rules.hold, Instant::now());
         let settled = self.ring.keyring().settle(&authentication, basis, outcome, hold, now);
+        // With `env`, one TriggerAuthentication gives each workload other keys.
+        let workload = authentication.workload.as_ref().map(|workload| &*workload.name);
         match settled {
             Settled::Same => {}
             Settled::Found(account) => {
                 refresher.readmit(&account);
-                tracing::info!(%authentication, host = account.host(), "credentials are in use");
+                tracing::info!(%authentication, workload, host = account.host(), "credentials are in use");
             }
             Settled::Changed { old, new } => {
                 refresher.readmit(&new);
-                tracing::info!(%authentication, host = new.host(), "new credentials are in use");
+                tracing::info!(%authentication, workload, host = new.host(), "new credentials are in use");
                 let is_own = matches!(&*self.own.borrow(), Some(Ok(own)) if *own == old);
                 if !is_own && !self.ring.uses(&old) {
                     refresher.replace(&old, &new);
                 }
             }
             Settled::Kept(error) => {
-                tracing::warn!(%authentication, %error, "the last credentials stay in use");
+                tracing::warn!(%authentication, workload, %error, "the last credentials stay in use");
             }
             Settled::Failed(error) => {
-                tracing::warn!(%authentication, %error, "there are no credentials");
+                tracing::warn!(%authentication, workload, %error, "there are no credentials");
             }
         }
     }

@@ -420,7 +420,24 @@ async fn new_keys_are_found_when_datadog_refuses_the_old_ones() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_are_refused_for_good_are_read_again_once_and_then_each_minute() {
+async fn keys_may_be_revoked_before_the_new_ones_are_there() {
+    let kubernetes = cluster(from_secret());
+    let engine = start(&kubernetes).await;
+    engine.pair(&object(&[])).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    engine.refuse("one");
+    for second in 0..90 {
+        if second == 20 {
+            kubernetes.apply(keys("two"));
+        }
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(engine.pair(&object(&[])).await.unwrap(), (8.0, true), "{second}");
+    }
+    assert!(engine.requests_with("two") >= 3, "{}", engine.requests_with("two"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_are_refused_for_good_are_read_again_ever_less_often() {
     let kubernetes = cluster(from_secret());
     let engine = start(&kubernetes).await;
     engine.pair(&object(&[])).await.unwrap();
@@ -434,7 +451,7 @@ async fn keys_that_are_refused_for_good_are_read_again_once_and_then_each_minute
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().starts_with("Datadog refuses the keys (403)"), "{status}");
     let reads = kubernetes.times_asked("get", "secrets") - before;
-    assert!((9..=12).contains(&reads), "{reads}");
+    assert!((12..=15).contains(&reads), "{reads}");
 }
 
 #[tokio::test(start_paused = true)]
