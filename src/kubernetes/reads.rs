@@ -121,6 +121,7 @@ impl<K: Eq + Hash + Clone, T: Clone + Weigh> Reads<K, T> {
         }
         let (sender, done) = watch::channel(());
         slots.put(key.clone(), Slot::Reading(done));
+        self.make_room(&mut slots);
         Step::Read(sender)
     }
 
@@ -129,7 +130,16 @@ impl<K: Eq + Hash + Clone, T: Clone + Weigh> Reads<K, T> {
         let bytes = content.map_or(0, Weigh::weight);
         let mut slots = self.slots();
         slots.put(key, Slot::Read { began_at, bytes, outcome });
-        if slots.slots.len() > self.max_slots || slots.bytes > MAX_BYTES {
+        self.make_room(&mut slots);
+    }
+
+    fn make_room(&self, slots: &mut Slots<K, T>) {
+        let is_full =
+            |slots: &Slots<K, T>| slots.slots.len() > self.max_slots || slots.bytes > MAX_BYTES;
+        if is_full(slots) {
+            slots.slots.retain(|_, slot| !slot.is_abandoned());
+        }
+        if is_full(slots) {
             slots.forget_older_half();
         }
     }
@@ -165,10 +175,56 @@ impl<K: Eq + Hash, T> Slots<K, T> {
 }
 
 impl<T> Slot<T> {
+    /// Its reader gave up.
+    fn is_abandoned(&self) -> bool {
+        matches!(self, Self::Reading(done) if done.has_changed().is_err())
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Reading(_) => 0,
             Self::Read { bytes, .. } => *bytes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    impl Weigh for () {
+        fn weight(&self) -> usize {
+            0
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reads_that_were_given_up_are_not_remembered_for_ever() {
+        let reads = Reads::<u32, ()>::new(10);
+        let since = Instant::now();
+        for key in 0..1_000 {
+            let never = reads.get(key, since, std::future::pending());
+            assert!(timeout(Duration::from_millis(1), never).await.is_err());
+        }
+        assert!(reads.slots().slots.len() <= 11);
+        // One that goes on is not forgotten: who asks joins it.
+        let joined = async {
+            let (slow, quick) = (reads.get(0, since, std::future::pending()), async {
+                for key in 1..1_000 {
+                    reads.get(key, since, async { Ok(Some(())) }).await.unwrap();
+                }
+                matches!(reads.step(&0, since), Step::Wait(_))
+            });
+            tokio::select! {
+                biased;
+                _ = slow => false,
+                is_joined = quick => is_joined,
+            }
+        };
+        assert!(joined.await);
     }
 }
