@@ -238,7 +238,7 @@ impl Kubernetes {
                 index.put(Item::Scaled(scaled), Some(began_at), Instant::now());
                 Some(Seen)
             } else {
-                index.remove_scaled(kind, namespace, name);
+                index.remove_scaled(kind, namespace, name, Some(began_at));
                 None
             })
         };
@@ -279,7 +279,7 @@ impl Kubernetes {
         let read = self.shared.reader.authentication(&reference.kind, &name).await?;
         let mut index = self.shared.index();
         let Some(spec) = read else {
-            index.remove_authentication(&name);
+            index.remove_authentication(&name, Some(began_at));
             return Ok(None);
         };
         index.put(Item::Authentication(name.clone(), spec), Some(began_at), Instant::now());

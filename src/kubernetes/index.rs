@@ -18,6 +18,8 @@ const LAG: Duration = Duration::from_mins(1);
 const MAX_NAMED: usize = 20;
 /// Most characters of a key that is named.
 const MAX_KEY: usize = 100;
+/// Most triggers of an object that a request is compared with for the log.
+const MAX_COMPARED: usize = 20;
 
 /// What a request says of itself.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +58,8 @@ struct Kept<T> {
     epoch: u64,
     /// When it was read by itself, if no watch has told of it.
     read_at: Option<Instant>,
+    /// When a watch last told of it, or it was last read.
+    told_at: Instant,
 }
 
 /// Something that a watch tells of, or that was read by itself.
@@ -126,13 +130,14 @@ impl Index {
         Found::None
     }
 
-    /// The keys in which a request differs from the trigger that it is most like. `None` if there
+    /// The keys in which a request differs from the trigger that it is most like, of the first. `None` if there
     /// is none of that name. For our log: told to who asks, it would tell another's metadata.
     pub(super) fn differences(&self, claim: &Claim<'_>) -> Option<Vec<String>> {
         let named = self.named(claim)?;
         let known = [&named.scaled_object, &named.scaled_job].into_iter().flatten();
         let differences = known
             .flat_map(|known| known.triggers.value.iter())
+            .take(MAX_COMPARED)
             .map(|trigger| trigger.differences(claim))
             .min_by_key(BTreeSet::len)
             .unwrap_or_default();
@@ -159,7 +164,8 @@ impl Index {
         known.flatten().flat_map(|known| known.triggers.value.iter().cloned()).collect()
     }
 
-    /// A watch tells of it, or, with `read_at`, it was read by itself.
+    /// A watch tells of it, or, with `read_at`, it was read by itself: that says nothing if a watch
+    /// has told of it since the read began.
     pub(super) fn put(&mut self, item: Item, read_at: Option<Instant>, now: Instant) {
         let epoch = self.epoch;
         match item {
@@ -167,9 +173,12 @@ impl Index {
                 let Scaled { kind, namespace, name, triggers } = scaled;
                 let named = self.objects.entry(namespace).or_default().entry(name).or_default();
                 let place = named.of(kind);
+                if place.as_ref().is_some_and(|it| it.triggers.outdates(read_at)) {
+                    return;
+                }
                 let is_watched = place.as_ref().is_some_and(|it| it.triggers.read_at.is_none());
                 let read_at = read_at.filter(|_| !is_watched);
-                let triggers = Kept { value: triggers, epoch, read_at };
+                let triggers = Kept { value: triggers, epoch, read_at, told_at: now };
                 let before = match place.take() {
                     Some(known) if known.triggers.value == triggers.value => known.before,
                     Some(known) => Some((known.triggers.value, now + LAG)),
@@ -178,6 +187,9 @@ impl Index {
                 *place = Some(Known { triggers, before });
             }
             Item::Authentication(name, value) => {
+                if self.authentications.get(&name).is_some_and(|it| it.outdates(read_at)) {
+                    return;
+                }
                 // Whoever resolved it knows by the pointer that it has not changed.
                 let (value, is_watched) = match self.authentications.get(&name) {
                     Some(kept) if kept.value == value => {
@@ -187,25 +199,37 @@ impl Index {
                     None => (value, false),
                 };
                 let read_at = read_at.filter(|_| !is_watched);
-                self.authentications.insert(name, Kept { value, epoch, read_at });
+                self.authentications.insert(name, Kept { value, epoch, read_at, told_at: now });
             }
         }
     }
 
+    /// A watch tells that it is gone.
     pub(super) fn remove(&mut self, item: &Item) {
         match item {
             Item::Scaled(scaled) => {
-                self.remove_scaled(scaled.kind, &scaled.namespace, &scaled.name);
+                self.remove_scaled(scaled.kind, &scaled.namespace, &scaled.name, None);
             }
-            Item::Authentication(name, _) => self.remove_authentication(name),
+            Item::Authentication(name, _) => self.remove_authentication(name, None),
         }
     }
 
-    pub(super) fn remove_scaled(&mut self, kind: Kind, namespace: &str, name: &str) {
+    /// It is gone; with `read_at`, as for `put`.
+    pub(super) fn remove_scaled(
+        &mut self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        read_at: Option<Instant>,
+    ) {
         if let Some(objects) = self.objects.get_mut(namespace)
             && let Some(named) = objects.get_mut(name)
         {
-            *named.of(kind) = None;
+            let place = named.of(kind);
+            if place.as_ref().is_some_and(|it| it.triggers.outdates(read_at)) {
+                return;
+            }
+            *place = None;
             if named.is_empty() {
                 objects.remove(name);
             }
@@ -215,8 +239,15 @@ impl Index {
         }
     }
 
-    pub(super) fn remove_authentication(&mut self, name: &AuthenticationName) {
-        self.authentications.remove(name);
+    /// It is gone; with `read_at`, as for `put`.
+    pub(super) fn remove_authentication(
+        &mut self,
+        name: &AuthenticationName,
+        read_at: Option<Instant>,
+    ) {
+        if !self.authentications.get(name).is_some_and(|it| it.outdates(read_at)) {
+            self.authentications.remove(name);
+        }
     }
 
     /// A listing begins.
@@ -250,6 +281,13 @@ impl Index {
                 .authentications
                 .retain(|name, kept| kept.epoch >= epoch || name.namespace.is_some()),
         }
+    }
+}
+
+impl<T> Kept<T> {
+    /// Whether a watch has told of it since a read of it began.
+    fn outdates(&self, read_at: Option<Instant>) -> bool {
+        self.read_at.is_none() && read_at.is_some_and(|began_at| began_at <= self.told_at)
     }
 }
 
@@ -302,4 +340,100 @@ impl Stored {
 /// none (`parseExternalScalerMetadata`, `pkg/scalers/external_scaler.go`).
 fn is_resolved(key: &str) -> bool {
     key.ends_with("FromEnv")
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::api::DynamicObject;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::kubernetes::objects::authentication;
+
+    fn scaled(triggers: &[Value]) -> Item {
+        let object: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "keda.sh/v1alpha1",
+            "kind": "ScaledObject",
+            "metadata": {"namespace": "demo", "name": "shop"},
+            "spec": {"scaleTargetRef": {"name": "shop"}, "triggers": triggers},
+        }))
+        .unwrap();
+        Item::Scaled(Scaled::read(Kind::ScaledObject, object))
+    }
+
+    /// With one trigger that refers to this TriggerAuthentication.
+    fn referring(to: &str) -> Item {
+        let reference = json!({"name": to});
+        scaled(&[json!({"type": "external", "metadata": {}, "authenticationRef": reference})])
+    }
+
+    /// What the trigger of demo/shop refers to.
+    fn reference(index: &Index, now: Instant) -> Option<Box<str>> {
+        let claim = Claim { namespace: "demo", name: "shop", metadata: &HashMap::new() };
+        match index.find(&claim, now) {
+            Found::One { trigger, .. } => Some(trigger.authentication.as_ref()?.name.clone()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_read_that_a_watch_has_overtaken_says_nothing() {
+        let (mut index, start) = (Index::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        index.put(referring("old"), None, at(0));
+        index.put(referring("new"), None, at(2));
+        // It began before the change.
+        index.put(referring("old"), Some(at(1)), at(3));
+        assert_eq!(reference(&index, at(3)).as_deref(), Some("new"));
+        index.remove_scaled(Kind::ScaledObject, "demo", "shop", Some(at(1)));
+        assert_eq!(reference(&index, at(3)).as_deref(), Some("new"));
+        // The watch lags.
+        index.put(referring("newer"), Some(at(4)), at(5));
+        assert_eq!(reference(&index, at(5)).as_deref(), Some("newer"));
+        index.remove_scaled(Kind::ScaledObject, "demo", "shop", Some(at(6)));
+        assert_eq!(reference(&index, at(6)), None);
+    }
+
+    #[test]
+    fn nor_does_one_of_a_trigger_authentication() {
+        let (mut index, start) = (Index::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let of = |key: &str| {
+            let entry = json!({"parameter": "apiKey", "name": "keys", "key": key});
+            let object: DynamicObject = serde_json::from_value(json!({
+                "apiVersion": "keda.sh/v1alpha1",
+                "kind": "TriggerAuthentication",
+                "metadata": {"namespace": "demo", "name": "datadog"},
+                "spec": {"secretTargetRef": [entry]},
+            }))
+            .unwrap();
+            authentication(object)
+        };
+        let item = |key| {
+            let (name, spec) = of(key);
+            Item::Authentication(name, spec)
+        };
+        let (name, new) = of("new");
+        index.put(item("new"), None, at(2));
+        index.put(item("old"), Some(at(1)), at(3));
+        index.remove_authentication(&name, Some(at(1)));
+        assert_eq!(index.authentication(&name), Some((new, None)));
+        index.remove_authentication(&name, Some(at(3)));
+        assert_eq!(index.authentication(&name), None);
+    }
+
+    #[test]
+    fn what_no_request_can_be_is_not_kept() {
+        let metadata = |keys: usize| -> Value {
+            (0..keys).map(|n| (format!("key-{n}"), Value::from("x"))).collect()
+        };
+        let of = |metadata: Value| json!({"type": "external", "metadata": metadata});
+        let mut triggers = vec![of(metadata(101)), of(json!({"query": "x".repeat(70_000)}))];
+        triggers.extend((0..10_000).map(|n| of(json!({"query": n.to_string()}))));
+        let mut index = Index::default();
+        index.put(scaled(&triggers), None, Instant::now());
+        let kept = index.triggers();
+        assert_eq!(kept.len(), 500);
+        assert_eq!(kept[0].value("query"), Some("0"));
+    }
 }

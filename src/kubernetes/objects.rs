@@ -166,6 +166,12 @@ const COOLDOWN_SECONDS: i64 = 300;
 /// Kubernetes' default of `behavior.scaleDown.stabilizationWindowSeconds`.
 const STABILIZATION_SECONDS: i64 = 300;
 
+/// Most triggers of one object that are kept, and most keys and bytes in the metadata of each: no
+/// request has more, and what one object holds is gone through with each of its requests.
+const MAX_TRIGGERS: usize = 500;
+const MAX_KEYS: usize = 100;
+const MAX_METADATA: usize = 64 << 10;
+
 /// Group and version of KEDA's kinds.
 pub(super) const KEDA: &str = "keda.sh/v1alpha1";
 
@@ -321,19 +327,24 @@ impl Scaled {
                 "external-push" => true,
                 _ => return None,
             };
+            let metadata: Box<[_]> = trigger.metadata.unwrap_or_default().into_iter().collect();
+            let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+            if metadata.len() > MAX_KEYS || bytes > MAX_METADATA {
+                return None;
+            }
             let authentication = trigger.authentication_ref.and_then(|reference| {
                 let kind = reference.kind.as_deref().unwrap_or_default();
                 Reference::new(kind, &reference.name?)
             });
             Some(Arc::new(Stored {
                 object: object.clone(),
-                metadata: trigger.metadata.unwrap_or_default().into_iter().collect(),
+                metadata,
                 pushes,
                 metric_type: trigger.metric_type,
                 authentication,
             }))
         });
-        let triggers = stored.collect();
+        let triggers = stored.take(MAX_TRIGGERS).collect();
         let Scalable { kind, ref namespace, ref name, .. } = *object;
         Self { kind, namespace: namespace.clone(), name: name.clone(), triggers }
     }
