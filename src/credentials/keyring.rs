@@ -1,7 +1,7 @@
 //! Pure: which `authenticationRef`s are in use, what they came to, and when each is read next.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, hash_map},
     sync::Arc,
     time::Duration,
 };
@@ -26,15 +26,26 @@ const REFUSED_ANEW: Duration = Duration::from_mins(10);
 const LATELY: Duration = Duration::from_secs(10);
 /// What nobody asked for in this time is forgotten.
 const IDLE: Duration = Duration::from_mins(10);
+/// Most of one namespace that are resolved at once: it may have some that take long.
+const MAX_OF_NAMESPACE: usize = 4;
 /// How often that is looked for.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Keyring {
     entries: HashMap<Arc<Authentication>, Entry>,
-    /// When something of a namespace was last taken: who was served least lately goes first.
-    served: HashMap<Arc<str>, Instant>,
+    /// Those that have entries.
+    namespaces: HashMap<Arc<str>, Namespace>,
     forgotten_at: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Namespace {
+    entries: usize,
+    /// Of them, those that are being resolved.
+    under_way: usize,
+    /// When one of them was last taken: who was served least lately goes first.
+    served_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -124,7 +135,7 @@ impl Keyring {
         if self.entries.len() >= MAX_ENTRIES {
             self.forget_idle(now);
         }
-        if self.entries.len() >= MAX_ENTRIES {
+        if self.entries.len() >= MAX_ENTRIES && !self.make_room(&authentication.namespace) {
             return Err(CredentialsError::TooMany { most: MAX_ENTRIES });
         }
         let (account, receiver) = watch::channel(None);
@@ -137,24 +148,43 @@ impl Keyring {
             failing: None,
             refusal: None,
         };
+        self.namespaces.entry(authentication.namespace.clone()).or_default().entries += 1;
         self.entries.insert(Arc::new(authentication), entry);
         Ok((receiver, true))
     }
 
-    /// What is to be resolved now, by what was read since an instant: first what never was, then what has waited longest; of each, of
-    /// the namespace that was served least lately.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<(Arc<Authentication>, Instant)> {
-        let due = self.entries.iter().filter_map(|(authentication, entry)| match entry.turn {
-            Turn::At(at) if at <= now => {
-                let is_known = entry.account.borrow().is_some();
-                let served_at = self.served.get(&authentication.namespace);
-                Some(((is_known, served_at, at), authentication))
-            }
-            Turn::At(_) | Turn::Now { .. } => None,
+    /// Whether the namespace that has the most gave one up for another, which has fewer.
+    fn make_room(&mut self, namespace: &str) -> bool {
+        let own = self.namespaces.get(namespace).map_or(0, |it| it.entries);
+        let largest = self.namespaces.iter().max_by_key(|(_, it)| it.entries);
+        let Some((largest, _)) = largest.filter(|(_, it)| it.entries > own + 1) else {
+            return false;
+        };
+        let of_largest = self.entries.iter().filter(|(authentication, entry)| {
+            authentication.namespace == *largest && !matches!(entry.turn, Turn::Now { .. })
         });
-        let (_, first) = due.min_by_key(|(place, _)| *place)?;
+        let Some((oldest, _)) = of_largest.min_by_key(|(_, entry)| entry.asked_at) else {
+            return false;
+        };
+        let oldest = oldest.clone();
+        if let Some(mut entry) = self.entries.remove(&oldest) {
+            entry.has_failed(CredentialsError::TooMany { most: MAX_ENTRIES });
+            release(&mut self.namespaces, &oldest.namespace);
+        }
+        true
+    }
+
+    /// What is to be resolved now, by what was read since an instant: of the namespace that was
+    /// served least lately, first what never was, then what has waited longest.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<(Arc<Authentication>, Instant)> {
+        let due = self.waiting().filter(|(at, ..)| *at <= now);
+        let (.., first) = due.min_by_key(|(at, namespace, entry, _)| {
+            (namespace.served_at, entry.account.borrow().is_some(), *at)
+        })?;
         let first = first.clone();
-        self.served.insert(first.namespace.clone(), now);
+        let namespace = self.namespaces.entry(first.namespace.clone()).or_default();
+        namespace.under_way += 1;
+        namespace.served_at = Some(now);
         let entry = self.entries.get_mut(&first).expect("what was found has an entry");
         entry.turn = Turn::Now { again: false };
         let is_doubted = std::mem::take(&mut entry.is_doubted);
@@ -162,12 +192,19 @@ impl Keyring {
         Some((first, lately.unwrap_or(now)))
     }
 
+    /// `None` also while only what is under way makes room for what is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let times = self.entries.values().filter_map(|entry| match entry.turn {
-            Turn::At(at) => Some(at),
-            Turn::Now { .. } => None,
-        });
-        times.min()
+        self.waiting().map(|(at, ..)| at).min()
+    }
+
+    /// What may be resolved, and when, as far as its namespace leaves room.
+    fn waiting(&self) -> impl Iterator<Item = (Instant, &Namespace, &Entry, &Arc<Authentication>)> {
+        self.entries.iter().filter_map(|(authentication, entry)| {
+            let Turn::At(at) = entry.turn else { return None };
+            let namespace = self.namespaces.get(&authentication.namespace)?;
+            let has_room = namespace.under_way < MAX_OF_NAMESPACE;
+            has_room.then_some((at, namespace, entry, authentication))
+        })
     }
 
     /// A resolution came to `outcome`. What passes leaves the last keys in use; what does not, for
@@ -181,6 +218,9 @@ impl Keyring {
         now: Instant,
     ) -> Settled {
         let Some(entry) = self.entries.get_mut(authentication) else { return Settled::Same };
+        if let Some(namespace) = self.namespaces.get_mut(&authentication.namespace) {
+            namespace.under_way = namespace.under_way.saturating_sub(1);
+        }
         let again = entry.turn == Turn::Now { again: true };
         let before = entry.account.borrow().clone();
         let (settled, pause) = match (before, outcome) {
@@ -207,7 +247,8 @@ impl Keyring {
             }
             (_, Err(error)) => {
                 entry.basis = basis;
-                (entry.has_failed(error), RETRY)
+                let pause = if error.is_of_the_text() { ROUND } else { RETRY };
+                (entry.has_failed(error), pause)
             }
         };
         entry.turn = Turn::At(if again { now } else { now + pause });
@@ -264,12 +305,27 @@ impl Keyring {
             return;
         }
         self.forgotten_at = Some(now);
-        self.entries.retain(|_, entry| {
+        let Self { entries, namespaces, .. } = self;
+        entries.retain(|authentication, entry| {
             let is_followed = entry.account.receiver_count() > 0;
-            is_followed || matches!(entry.turn, Turn::Now { .. }) || now < entry.asked_at + IDLE
+            let is_kept = is_followed
+                || matches!(entry.turn, Turn::Now { .. })
+                || now < entry.asked_at + IDLE;
+            if !is_kept {
+                release(namespaces, &authentication.namespace);
+            }
+            is_kept
         });
-        let namespaces: HashSet<&Arc<str>> = self.entries.keys().map(|it| &it.namespace).collect();
-        self.served.retain(|namespace, _| namespaces.contains(namespace));
+    }
+}
+
+/// One entry less.
+fn release(namespaces: &mut HashMap<Arc<str>, Namespace>, of: &Arc<str>) {
+    if let hash_map::Entry::Occupied(mut namespace) = namespaces.entry(of.clone()) {
+        namespace.get_mut().entries -= 1;
+        if namespace.get().entries == 0 {
+            namespace.remove();
+        }
     }
 }
 
@@ -333,5 +389,83 @@ impl CredentialsError {
             Self::Read { error } => !matches!(error, ReadError::Forbidden { .. }),
             _ => false,
         }
+    }
+
+    /// Whether only another TriggerAuthentication, or another reference, comes to something else:
+    /// the watches tell of that.
+    fn is_of_the_text(&self) -> bool {
+        matches!(self, Self::NoSuchKind { .. } | Self::Unresolved { .. } | Self::NotGiven { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubernetes::Reference;
+
+    fn reference(namespace: &str, n: usize) -> Authentication {
+        let reference = Reference::new("", &format!("dd-{n}")).unwrap();
+        Authentication { namespace: namespace.into(), reference, workload: None }
+    }
+
+    fn fails(keyring: &mut Keyring, authentication: &Authentication, now: Instant) -> Settled {
+        let error = CredentialsError::Pending;
+        keyring.settle(authentication, None, Err(error), Duration::ZERO, now)
+    }
+
+    #[test]
+    fn one_namespace_does_not_take_the_room_of_others() {
+        let (mut keyring, now) = (Keyring::default(), Instant::now());
+        let mut follow = |namespace, n| keyring.follow(reference(namespace, n), now);
+        let (oldest, _) = follow("large", 0).unwrap();
+        let others: Vec<_> = (1..MAX_ENTRIES).map(|n| follow("large", n).unwrap().0).collect();
+        let too_many = CredentialsError::TooMany { most: MAX_ENTRIES };
+        assert_eq!(follow("large", MAX_ENTRIES).unwrap_err(), too_many);
+        let (small, is_new) = follow("small", 0).unwrap();
+        assert!(is_new && small.borrow().is_none());
+        // Who is left out is told.
+        let given_up = [oldest].into_iter().chain(others).filter(|it| it.has_changed().is_err());
+        let told: Vec<_> = given_up.map(|it| it.borrow().clone()).collect();
+        assert_eq!(told, [Some(Err(too_many))]);
+        assert_eq!(keyring.entries.len(), MAX_ENTRIES);
+    }
+
+    #[test]
+    fn what_one_namespace_has_that_takes_long_leaves_room_for_others() {
+        let (mut keyring, now) = (Keyring::default(), Instant::now());
+        for n in 0..100 {
+            keyring.follow(reference("slow", n), now).unwrap();
+        }
+        let taken: Vec<_> = std::iter::from_fn(|| keyring.take_due(now)).collect();
+        assert_eq!(taken.len(), MAX_OF_NAMESPACE);
+        // The others are due, but nobody is to look for them before one of these is done.
+        assert_eq!(keyring.next_due(), None);
+        keyring.follow(reference("quick", 0), now).unwrap();
+        assert_eq!(&*keyring.take_due(now).unwrap().0.namespace, "quick");
+        fails(&mut keyring, &taken[0].0, now);
+        assert_eq!(&*keyring.take_due(now).unwrap().0.namespace, "slow");
+    }
+
+    #[test]
+    fn new_references_of_one_namespace_do_not_keep_those_of_others_waiting() {
+        let (mut keyring, now) = (Keyring::default(), Instant::now());
+        let known = reference("small", 0);
+        keyring.follow(known.clone(), now).unwrap();
+        keyring.take_due(now).unwrap();
+        fails(&mut keyring, &known, now);
+        for n in 0..100 {
+            keyring.follow(reference("large", n), now).unwrap();
+        }
+        let later = now + RETRY;
+        let taken = [later, later].map(|at| keyring.take_due(at).unwrap().0);
+        assert!(taken.iter().any(|taken| **taken == known));
+    }
+
+    #[test]
+    fn namespaces_without_references_are_forgotten() {
+        let (mut keyring, now) = (Keyring::default(), Instant::now());
+        keyring.follow(reference("demo", 0), now).unwrap();
+        keyring.forget_idle(now + IDLE);
+        assert!(keyring.entries.is_empty() && keyring.namespaces.is_empty());
     }
 }

@@ -21,6 +21,8 @@ use crate::{
 const API_KEY: &str = "apiKey";
 const APP_KEY: &str = "appKey";
 const SITE: &str = "datadogSite";
+/// Most Secrets and ConfigMaps that are read for the environment of one container.
+const MAX_SOURCES: usize = 50;
 /// Most characters of a name that a message repeats.
 const MAX_SHOWN: usize = 253;
 
@@ -62,6 +64,11 @@ pub enum Gap {
     NoContainer { kind: Box<str>, name: Box<str>, container: Box<str> },
     #[error("the container has no variable `{name}`, or nothing in it")]
     NoVariable { name: Box<str> },
+    #[error(
+        "the container has its variables from more than {most} Secrets and ConfigMaps, the most \
+         that are read; use `secretTargetRef`"
+    )]
+    TooManySources { most: usize },
     #[error("{0}")]
     Forbidden(ReadError),
 }
@@ -249,8 +256,12 @@ impl Resolution<'_> {
         // KEDA restricts Secrets by the namespace that they would be read in.
         let reads_secrets =
             !self.rules.restricts_secrets || **namespace == *self.rules.keda_namespace;
+        let needed = environment::needs(found, reads_secrets);
+        if needed.len() > MAX_SOURCES {
+            return Err(Gap::TooManySources { most: MAX_SOURCES }.into());
+        }
         let mut sources = Sources::new();
-        for (kind, name) in environment::needs(found, reads_secrets) {
+        for (kind, name) in needed {
             let data = self.kubernetes.data(kind, namespace, &name, self.since).await?;
             sources.insert((kind, name), data);
         }

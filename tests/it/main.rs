@@ -20,6 +20,7 @@ mod streams;
 mod credentials;
 mod kubernetes;
 mod authentication;
+mod tenant;
 mod shutdown;
 mod connections;
 mod tls;
