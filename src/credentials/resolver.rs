@@ -1,11 +1,14 @@
 //! The one loop that resolves `authenticationRef`s: those that are asked for at once, each again
 //! every minute, and at once when its TriggerAuthentication changes or Datadog refuses its keys.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use tokio::{
     sync::{Notify, watch},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -17,7 +20,7 @@ use super::{
 };
 use crate::{
     demand::Account,
-    kubernetes::{AuthenticationSpec, Kubernetes},
+    kubernetes::{AuthenticationSpec, Kubernetes, ReadError},
     refresh::Refresher,
 };
 
@@ -39,11 +42,8 @@ pub struct Resolver {
     own: watch::Receiver<Option<Own>>,
 }
 
-struct Resolved {
-    authentication: Arc<Authentication>,
-    basis: Option<Arc<AuthenticationSpec>>,
-    outcome: Own,
-}
+/// What an `authenticationRef` came to, and by what.
+type Outcome = (Option<Arc<AuthenticationSpec>>, Own);
 
 impl Ring {
     /// What an `authenticationRef` comes to, now and later.
@@ -86,16 +86,14 @@ impl Resolver {
     pub async fn run(self, refresher: Refresher, stop: CancellationToken) {
         let mut changes = self.kubernetes.changes();
         let mut resolving = JoinSet::new();
+        let mut under_way = HashMap::new();
         loop {
             while resolving.len() < MAX_AT_ONCE {
                 let due = self.ring.keyring().take_due(Instant::now());
                 let Some((authentication, since)) = due else { break };
-                resolving.spawn(resolve(
-                    self.kubernetes.clone(),
-                    self.rules.clone(),
-                    authentication,
-                    since,
-                ));
+                let (kubernetes, rules) = (self.kubernetes.clone(), self.rules.clone());
+                let resolved = resolve(kubernetes, rules, authentication.clone(), since);
+                under_way.insert(resolving.spawn(resolved).id(), authentication);
             }
             let next = self.ring.keyring().next_due().filter(|_| resolving.len() < MAX_AT_ONCE);
             let due = async {
@@ -108,10 +106,15 @@ impl Resolver {
                 () = stop.cancelled() => return,
                 () = due => self.ring.keyring().forget_idle(Instant::now()),
                 () = self.ring.wake.notified() => {}
-                Some(resolved) = resolving.join_next() => match resolved {
-                    Ok(resolved) => self.settle(resolved, &refresher),
-                    Err(error) => tracing::error!(%error, "resolving credentials panicked"),
-                },
+                Some(done) = resolving.join_next_with_id() => {
+                    let (id, outcome) = done.map_or_else(
+                        |error| (error.id(), did_not_end(&error)),
+                        |(id, outcome)| (id, outcome),
+                    );
+                    if let Some(authentication) = under_way.remove(&id) {
+                        self.settle(&authentication, outcome, &refresher);
+                    }
+                }
                 Ok(()) = changes.changed() => {
                     let current = |it: &Authentication| {
                         self.kubernetes.known_authentication(&it.namespace, &it.reference)
@@ -128,20 +131,22 @@ impl Resolver {
         }
     }
 
-    fn settle(&self, resolved: Resolved, refresher: &Refresher) {
-        let Resolved { authentication, basis, outcome } = resolved;
+    fn settle(&self, authentication: &Authentication, outcome: Outcome, refresher: &Refresher) {
+        let (basis, outcome) = outcome;
+        if let Ok(account) = &outcome {
+            // It may have been replaced for another that had it.
+            refresher.readmit(account);
+        }
         let (hold, now) = (self.rules.hold, Instant::now());
-        let settled = self.ring.keyring().settle(&authentication, basis, outcome, hold, now);
+        let settled = self.ring.keyring().settle(authentication, basis, outcome, hold, now);
         // With `env`, one TriggerAuthentication gives each workload other keys.
         let workload = authentication.workload.as_ref().map(|workload| &*workload.name);
         match settled {
             Settled::Same => {}
             Settled::Found(account) => {
-                refresher.readmit(&account);
                 tracing::info!(%authentication, workload, host = account.host(), "credentials are in use");
             }
             Settled::Changed { old, new } => {
-                refresher.readmit(&new);
                 tracing::info!(%authentication, workload, host = new.host(), "new credentials are in use");
                 let is_own = matches!(&*self.own.borrow(), Some(Ok(own)) if *own == old);
                 if !is_own && !self.ring.uses(&old) {
@@ -163,9 +168,15 @@ async fn resolve(
     rules: Arc<Rules>,
     authentication: Arc<Authentication>,
     since: Instant,
-) -> Resolved {
+) -> Outcome {
     let (kubernetes, rules) = (&kubernetes, &rules);
     let resolution = Resolution { kubernetes, rules, authentication: &authentication, since };
-    let (basis, outcome) = resolution.account().await;
-    Resolved { authentication, basis, outcome }
+    resolution.account().await
+}
+
+/// The last keys stay in use, if there are any.
+fn did_not_end(error: &JoinError) -> Outcome {
+    tracing::error!(%error, "resolving credentials did not end as it should");
+    let what = "resolve credentials".to_owned();
+    (None, Err(CredentialsError::Read { error: ReadError::NotUnderstood { what } }))
 }

@@ -24,8 +24,8 @@ use super::{
     },
 };
 
-/// Objects in one page of a listing.
-const PAGE: u32 = 500;
+/// Objects in one page of a listing: the largest has 1.5 MB, and a page is read as a whole.
+const PAGE: u32 = 100;
 /// How long one page may take.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A watch that failed and is quiet for so long is taken to work again; a listing proves it.

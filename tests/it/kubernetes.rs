@@ -370,8 +370,10 @@ async fn guessing_costs_kubernetes_little_and_others_nothing() {
     // Key by key at one object: it is looked at once in a while, and the answer is the same.
     for age in 0..1_000 {
         check_denied(engine.pair(&object(&[("age", &age.to_string())])).await);
+        sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(kubernetes.times_asked("get", "scaledobjects"), 1);
+    let looks = kubernetes.times_asked("get", "scaledobjects");
+    assert!(looks <= 3, "{looks}");
     // Any names.
     let mut codes = std::collections::BTreeMap::new();
     for n in 0..1_000 {
