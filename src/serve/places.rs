@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 /// What clients of the gRPC port may take. KEDA needs a connection for each `scalerAddress` and TLS
 /// setting, and on that two streams for each trigger that pushes.
 #[derive(Clone, Copy, Debug)]
@@ -37,10 +39,15 @@ impl Default for Limits {
     }
 }
 
+/// How often it is said that there are no more: what others do is not to fill the log.
+const TOLD_EVERY: Duration = Duration::from_mins(10);
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Places {
     taken: Arc<Mutex<Taken>>,
+    most: usize,
+    most_of_an_address: usize,
 }
 
 /// Given back when it is dropped.
@@ -55,47 +62,49 @@ pub(super) struct Full {
     pub(super) most: usize,
     /// `None` if it is so for all.
     address: Option<IpAddr>,
-    /// Whether nobody was told since half of them were free.
+    /// Whether it is time to say so.
     is_news: bool,
 }
 
+#[derive(Default)]
 struct Taken {
-    in_all: Count,
-    /// An address without a connection is not in it.
-    of: HashMap<IpAddr, Count>,
-    most_of_an_address: usize,
-}
-
-struct Count {
-    taken: usize,
-    most: usize,
-    /// Whether somebody was told that there are no more, until half of them are free.
-    is_told: bool,
+    in_all: usize,
+    /// An address that has none is not in it.
+    of: HashMap<IpAddr, usize>,
+    told_at: Option<Instant>,
 }
 
 impl Places {
     pub(super) fn new(most: usize, most_of_an_address: usize) -> Self {
-        let taken = Taken { in_all: Count::new(most), of: HashMap::new(), most_of_an_address };
-        Self { taken: Arc::new(Mutex::new(taken)) }
+        Self { taken: Arc::default(), most, most_of_an_address }
     }
 
     pub(super) fn take(&self, of: IpAddr) -> Result<Place, Full> {
         let mut taken = self.taken();
-        let Taken { in_all, of: each, most_of_an_address } = &mut *taken;
-        if in_all.taken == in_all.most {
-            return Err(in_all.full(None));
+        if taken.in_all == self.most {
+            return Err(taken.full(self.most, None));
         }
-        let own = each.entry(of).or_insert_with(|| Count::new(*most_of_an_address));
-        if own.taken == own.most {
-            return Err(own.full(Some(of)));
+        let own = taken.of.get(&of).copied().unwrap_or_default();
+        if own == self.most_of_an_address {
+            return Err(taken.full(self.most_of_an_address, Some(of)));
         }
-        in_all.taken += 1;
-        own.taken += 1;
+        taken.in_all += 1;
+        taken.of.insert(of, own + 1);
         Ok(Place { places: self.clone(), of })
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Taken {
+    fn full(&mut self, most: usize, address: Option<IpAddr>) -> Full {
+        let is_news = self.told_at.is_none_or(|at| at.elapsed() >= TOLD_EVERY);
+        if is_news {
+            self.told_at = Some(Instant::now());
+        }
+        Full { most, address, is_news }
     }
 }
 
@@ -110,38 +119,24 @@ impl Full {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.taken();
-        taken.in_all.give_back();
+        taken.in_all -= 1;
         if let Some(own) = taken.of.get_mut(&self.of) {
-            own.give_back();
-            if own.taken == 0 {
+            *own -= 1;
+            if *own == 0 {
                 taken.of.remove(&self.of);
             }
         }
     }
 }
 
-impl Count {
-    fn new(most: usize) -> Self {
-        Self { taken: 0, most, is_told: false }
-    }
-
-    fn full(&mut self, address: Option<IpAddr>) -> Full {
-        let is_news = !std::mem::replace(&mut self.is_told, true);
-        Full { most: self.most, address, is_news }
-    }
-
-    fn give_back(&mut self) {
-        self.taken -= 1;
-        self.is_told &= self.taken > self.most / 2;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
 
-    #[test]
-    fn nobody_has_more_than_a_part_and_places_are_given_back() {
+    #[tokio::test]
+    async fn nobody_has_more_than_a_part_and_places_are_given_back() {
         let places = Places::new(5, 2);
         let [a, b, c] = [1, 2, 3].map(|last| IpAddr::from([10, 0, 0, last]));
         let take = |of| places.take(of).map_err(|full| (full.most, full.address));
@@ -157,18 +152,16 @@ mod tests {
         assert!(!places.taken().of.contains_key(&c), "an address is remembered for nothing");
     }
 
-    #[test]
-    fn it_is_news_again_once_half_of_them_are_free() {
-        let places = Places::new(9, 4);
-        let address = IpAddr::from([10, 0, 0, 1]);
-        let is_news = || places.take(address).err().map(|full| full.is_news);
-        let mut taken: Vec<Place> = (0..4).map(|_| places.take(address).ok().unwrap()).collect();
-        assert_eq!((is_news(), is_news()), (Some(true), Some(false)));
-        taken.pop();
-        taken.push(places.take(address).ok().unwrap());
-        assert_eq!(is_news(), Some(false));
-        taken.truncate(2);
-        taken.extend((0..2).map(|_| places.take(address).ok().unwrap()));
-        assert_eq!(is_news(), Some(true));
+    #[tokio::test(start_paused = true)]
+    async fn that_there_are_no_more_is_said_now_and_then() {
+        let places = Places::new(9, 1);
+        let is_news = |last| {
+            let address = IpAddr::from([10, 0, 0, last]);
+            let _place = places.take(address).ok().unwrap();
+            places.take(address).err().map(|full| full.is_news)
+        };
+        assert_eq!((is_news(1), is_news(1), is_news(2)), (Some(true), Some(false), Some(false)));
+        advance(TOLD_EVERY).await;
+        assert_eq!((is_news(2), is_news(2)), (Some(true), Some(false)));
     }
 }

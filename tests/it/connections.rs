@@ -14,11 +14,10 @@ use tokio::{
 use tonic::{Code, Request, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
 
-use crate::{
-    harness::{FakeDatadog, Keda, Reply, Server, check_status, config, object, soon},
-    tls::GREETING,
-};
+use crate::harness::{FakeDatadog, Keda, Reply, Server, check_status, config, object, soon};
 
+/// The HTTP/2 preface, and SETTINGS without a setting.
+pub(crate) const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const KEDA: [u8; 4] = [127, 0, 0, 1];
 /// Other machines.
 const ELSEWHERE: [u8; 4] = [127, 0, 0, 2];

@@ -28,14 +28,13 @@ use tracing::subscriber::DefaultGuard;
 
 use crate::{
     authority::{Authority, Mounted, Pair},
+    connections::GREETING,
     harness::{FakeDatadog, Keda, Relay, Reply, Server, config, object, soon},
 };
 
 pub(crate) const NAME: &str = "scaler.example";
 /// A record of TLS that is an alert (RFC 8446, section 5.1).
 const ALERT: u8 = 21;
-/// The HTTP/2 preface, and SETTINGS without a setting.
-pub(crate) const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// `serve` with the certificates of this Secret.
 fn secured(datadog: &FakeDatadog, secret: &Mounted, client_ca: Option<&str>) -> serve::Config {
