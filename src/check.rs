@@ -105,7 +105,7 @@ pub enum Ask {
     /// Only what can be told without.
     Nobody,
     Datadog {
-        credentials: credentials::Config,
+        credentials: Box<credentials::Config>,
         http: http::Config,
         /// Whether queries are read together and alone, in place of explaining each trigger.
         compares: bool,
@@ -327,7 +327,7 @@ impl Respondent<Datadog> {
                     Origin::Given(_) => "the environment".to_owned(),
                     Origin::Directory(directory) => directory.display().to_string(),
                 };
-                let account = match credentials::load(credentials).await {
+                let account = match credentials::load(*credentials).await {
                     Ok((credentials, _)) => credentials.own(),
                     Err(error) => Err(error),
                 };

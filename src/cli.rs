@@ -18,14 +18,16 @@ use crate::{
     refresh,
     sandbox::{self, Breakage, Fault},
     scaler, serve,
-    trigger::boolean,
+    words::boolean,
 };
 
 mod check;
+mod cluster_agent;
 mod tls;
 mod values;
 
 pub use check::Check;
+pub use cluster_agent::ClusterAgent;
 pub use tls::Tls;
 use values::{
     a_second_or_more, address, at_least_one, base_url, duration, loopback, namespace, positive,
@@ -94,6 +96,9 @@ pub struct Serve {
 
     #[command(flatten)]
     tenants: Tenants,
+
+    #[command(flatten)]
+    cluster_agent: ClusterAgent,
 
     /// How long everything is served on after SIGTERM, not ready [default: 5s, 0s on a terminal]
     #[arg(long, env = "SCALER_DRAIN_DELAY", value_name = "DURATION", value_parser = duration)]
@@ -330,11 +335,18 @@ impl Serve {
         Ok(serve::Config {
             tls: self.tls.config(),
             limits: serve::Limits::default(),
-            credentials: credentials::Config { rules, is_optional, ..credentials },
+            credentials: self.cluster_agent.complete(credentials::Config {
+                rules,
+                is_optional,
+                ..credentials
+            }),
             kubernetes,
             http: self.reach.http(),
             refresh: self.engine.refresh_config(),
-            scaler: self.engine.scaler_config(),
+            scaler: scaler::Config {
+                max_age: self.cluster_agent.cluster_agent_max_age,
+                ..self.engine.scaler_config()
+            },
             drain_delay: self.drain_delay.unwrap_or(default_delay),
             connection_age: connection_age(),
         })
@@ -394,7 +406,14 @@ impl Reach {
             None => Origin::Given(environment.given),
         };
         let rules = credentials::Rules::default();
-        Ok(credentials::Config { origin, base_url, rules, is_optional: false })
+        Ok(credentials::Config {
+            origin,
+            base_url,
+            rules,
+            agent: None,
+            agent_ca: None,
+            is_optional: false,
+        })
     }
 
     fn http(&self) -> http::Config {
@@ -436,9 +455,11 @@ impl Grants {
         credentials::Rules {
             own_namespaces,
             sites: self.allow_site.clone(),
-            keda_namespace: keda_namespace.map_or(defaults.keda_namespace, |it| it.trim().into()),
+            keda_namespace: keda_namespace
+                .map_or_else(|| defaults.keda_namespace.clone(), |it| it.trim().into()),
             restricts_secrets: environment.restricts_secrets,
             hold,
+            ..defaults
         }
     }
 }
@@ -458,7 +479,7 @@ impl Engine {
 
     fn scaler_config(&self) -> scaler::Config {
         let Rules { hold, patience, strict_metadata, .. } = self.rules;
-        scaler::Config { patience, hold, strict_metadata }
+        scaler::Config { patience, hold, max_age: scaler::MAX_AGE, strict_metadata }
     }
 }
 

@@ -10,10 +10,11 @@ use tokio::{
 };
 
 use crate::{
-    demand::Account,
+    demand::{Account, Service},
     kubernetes::{
         AuthenticationKind, Claim, ClaimError, Kubernetes, ReadError, Reference, Stored, Workload,
     },
+    words::shorten,
 };
 
 mod resolver;
@@ -21,11 +22,14 @@ mod keyring;
 mod resolution;
 mod environment;
 mod own;
+mod own_agent;
 mod keys;
+mod agent;
 mod pattern;
 
 pub use keyring::CredentialState;
 pub use own::{Config, Given, Keeper, Origin, load};
+pub use own_agent::AgentConfig;
 pub use pattern::Pattern;
 pub use resolution::{Gap, Parameter, Provenance, Resolution};
 pub use resolver::Resolver;
@@ -36,6 +40,7 @@ use resolver::Ring;
 #[derive(Clone, Debug)]
 pub struct Credentials {
     own: watch::Receiver<Option<Own>>,
+    own_agent: watch::Receiver<Option<Own>>,
     rules: Arc<Rules>,
     ring: Arc<Ring>,
     kubernetes: Option<Kubernetes>,
@@ -55,6 +60,29 @@ pub struct Rules {
     pub restricts_secrets: bool,
     /// How long keys that have vanished are used on.
     pub hold: Duration,
+    /// The namespaces whose `DatadogMetric`s all may read with the server's own token; others are
+    /// for the triggers of their namespace.
+    pub agent_namespaces: Vec<Pattern>,
+    /// Who vouches for Cluster Agents, unless a TriggerAuthentication says so: certificates in PEM.
+    pub agent_ca: Option<Arc<str>>,
+}
+
+/// What is to be read with an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted<'a> {
+    /// A query, from the Datadog API.
+    Query,
+    /// A `DatadogMetric` of a namespace, from a Cluster Agent.
+    Metric { namespace: &'a str },
+}
+
+impl Wanted<'_> {
+    pub fn service(self) -> Service {
+        match self {
+            Self::Query => Service::DatadogApi,
+            Self::Metric { .. } => Service::ClusterAgent,
+        }
+    }
 }
 
 impl Default for Rules {
@@ -66,6 +94,8 @@ impl Default for Rules {
             keda_namespace: "keda".into(),
             restricts_secrets: false,
             hold: Duration::from_mins(1),
+            agent_namespaces: Vec::new(),
+            agent_ca: None,
         }
     }
 }
@@ -78,7 +108,25 @@ impl Rules {
         }
         Err(CredentialsError::NotOwn { namespace: namespace.into() })
     }
+
+    /// Whether triggers of `namespace` may read the `DatadogMetric`s of another with the server's
+    /// own token: the agent authorizes the token, which may read them all.
+    pub fn allow_metric(&self, namespace: &str, of: &str) -> Result<(), CredentialsError> {
+        let of = of.to_lowercase();
+        let is_allowed =
+            namespace == of || self.agent_namespaces.iter().any(|pattern| pattern.matches(&of));
+        if is_allowed {
+            return Ok(());
+        }
+        Err(CredentialsError::NotOwnMetric {
+            namespace: namespace.into(),
+            of: shorten(&of, MAX_SHOWN).into(),
+        })
+    }
 }
+
+/// Most characters of a name that a message repeats.
+const MAX_SHOWN: usize = 253;
 
 type Own = Result<Arc<Account>, CredentialsError>;
 
@@ -94,6 +142,8 @@ pub struct Grant {
 /// An `authenticationRef`, and where it counts from. As text, what messages call it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Authentication {
+    /// Whose account it is to make.
+    pub service: Service,
     /// The trigger's; that of KEDA, where it makes no difference.
     pub namespace: Arc<str>,
     pub reference: Reference,
@@ -151,6 +201,24 @@ pub enum CredentialsError {
          `us5.datadoghq.com`; correct it, or have the administrator allow it with `--allow-site`"
     )]
     SiteNotAllowed { authentication: String },
+    #[error(
+        "the trigger has no `authenticationRef`, and the scaler has no Cluster Agent of its own; \
+         refer to a TriggerAuthentication with `token`, `datadogNamespace` and \
+         `datadogMetricsService`, or have the administrator set `--cluster-agent-url`"
+    )]
+    NoAgent,
+    /// Of the server's own agent.
+    #[error("the file {path} for the Cluster Agent cannot be used: {cause}")]
+    AgentFile { path: String, cause: String },
+    /// Without the value, which may be a token that got there by mistake.
+    #[error("`{parameter}` of {authentication} must be {expected}")]
+    AgentParameter { authentication: String, parameter: &'static str, expected: &'static str },
+    #[error(
+        "the DatadogMetric is of the namespace {of}, and triggers of {namespace} may not read it with \
+         the scaler's own token; refer to a TriggerAuthentication with a `token`, or have the \
+         administrator add {of} to `--cluster-agent-namespaces`"
+    )]
+    NotOwnMetric { namespace: Arc<str>, of: Arc<str> },
     #[error("{error}")]
     Claim { error: ClaimError },
     #[error("{error}")]
@@ -175,14 +243,15 @@ impl Credentials {
     pub async fn grant(
         &self,
         claim: &Claim<'_>,
+        wanted: Wanted<'_>,
         deadline: Instant,
     ) -> Result<Grant, CredentialsError> {
         let Some(kubernetes) = &self.kubernetes else {
-            return self.grant_own(claim.namespace, None);
+            return self.grant_own(claim.namespace, None, wanted);
         };
         let trigger = kubernetes.honour(claim, deadline).await;
         let trigger = trigger.map_err(|error| CredentialsError::Claim { error })?;
-        self.grant_to(kubernetes, trigger)
+        self.grant_to(kubernetes, trigger, wanted)
     }
 
     /// Leave for a trigger as it stands in Kubernetes.
@@ -190,16 +259,19 @@ impl Credentials {
         &self,
         kubernetes: &Kubernetes,
         trigger: Arc<Stored>,
+        wanted: Wanted<'_>,
     ) -> Result<Grant, CredentialsError> {
         let object = &trigger.object;
         let Some(reference) = &trigger.authentication else {
-            return self.grant_own(&object.namespace.clone(), Some(trigger));
+            return self.grant_own(&object.namespace.clone(), Some(trigger), wanted);
         };
+        let service = wanted.service();
         let known = kubernetes.known_authentication(&object.namespace, reference);
         // One that only says how KEDA reaches the scaler (`caCert` and the like).
-        let is_keda_s = known.as_ref().is_some_and(|spec| !spec.concerns(&Parameter::NAMES));
+        let names = Parameter::names(service);
+        let is_keda_s = known.as_ref().is_some_and(|spec| !spec.concerns(names));
         if is_keda_s && self.rules.allow_own(&object.namespace).is_ok() {
-            return self.grant_own(&object.namespace.clone(), Some(trigger));
+            return self.grant_own(&object.namespace.clone(), Some(trigger), wanted);
         }
         let needs_workload = known.is_none_or(|spec| spec.needs_workload());
         // One of the cluster is the same for all, unless it looks into their workloads.
@@ -207,6 +279,7 @@ impl Credentials {
             reference.kind == AuthenticationKind::ClusterTriggerAuthentication && !needs_workload;
         let namespace = if is_shared { &self.rules.keda_namespace } else { &object.namespace };
         let authentication = Authentication {
+            service,
             namespace: namespace.clone(),
             reference: reference.clone(),
             workload: needs_workload.then(|| object.workload.clone()),
@@ -219,9 +292,17 @@ impl Credentials {
         &self,
         namespace: &str,
         trigger: Option<Arc<Stored>>,
+        wanted: Wanted<'_>,
     ) -> Result<Grant, CredentialsError> {
         self.rules.allow_own(namespace)?;
-        Ok(Grant { trigger, account: self.own.clone() })
+        let account = match wanted {
+            Wanted::Query => &self.own,
+            Wanted::Metric { namespace: of } => {
+                self.rules.allow_metric(namespace, of)?;
+                &self.own_agent
+            }
+        };
+        Ok(Grant { trigger, account: account.clone() })
     }
 
     /// How many `authenticationRef`s there are in each state; `None` without Kubernetes.

@@ -1,4 +1,4 @@
-//! The vocabulary: what is asked of Datadog, with whose keys, and what came back.
+//! The vocabulary: what is asked of Datadog or a Cluster Agent, with whose keys, and what came back.
 
 use std::{
     fmt,
@@ -11,6 +11,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 use url::Url;
 
+/// What a Cluster Agent's names of `DatadogMetric`s begin with.
+const METRIC: &str = "datadogmetric@";
+
 /// A query and the account it is read with: the unit that is fetched, kept and refreshed.
 /// Triggers with equal demands share one reading.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,7 +22,8 @@ pub struct Demand {
     pub query: Query,
 }
 
-/// One value of a trigger's `query` key, and the time it looks at.
+/// One value of a trigger's `query` key, and the time it looks at; or the name that a Cluster Agent
+/// has for a `DatadogMetric`, which knows its time by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
     /// As written, but for white space around it: never prefixed or normalised.
@@ -39,6 +43,26 @@ pub struct Window {
 pub struct Account {
     base_url: Url,
     keys: Keys,
+    /// Of a Cluster Agent; the Datadog API has none of its own.
+    trust: Option<Trust>,
+}
+
+/// Who answers at an account's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Service {
+    DatadogApi,
+    ClusterAgent,
+}
+
+/// Who has to vouch for a Cluster Agent's certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Trust {
+    /// The authorities that the system trusts.
+    System,
+    /// These alone: certificates in PEM.
+    Authorities(Arc<str>),
+    /// Nobody (`unsafeSsl`): whoever answers there gets the token.
+    Anybody,
 }
 
 /// What authenticates a request. `Debug` shows which kind it is and nothing else.
@@ -82,10 +106,43 @@ pub struct Point {
     pub value: f64,
 }
 
+impl Query {
+    /// A `DatadogMetric`, by the name that its Cluster Agent has for it.
+    pub fn of_metric(namespace: &str, name: &str) -> Self {
+        let text = format!("{METRIC}{namespace}:{name}").to_lowercase().into();
+        Self { text, window: Window { age: 0, offset: 0 } }
+    }
+
+    /// Namespace and name, if it is a `DatadogMetric`.
+    pub fn metric(&self) -> Option<(&str, &str)> {
+        self.text.strip_prefix(METRIC)?.split_once(':')
+    }
+}
+
 impl Account {
     /// `base_url` is what comes before `/api/v1`, such as `https://api.datadoghq.eu`.
     pub fn new(base_url: Url, keys: Keys) -> Self {
-        Self { base_url, keys }
+        Self { base_url, keys, trust: None }
+    }
+
+    /// Of a Cluster Agent. `base_url` is what comes before `/apis`.
+    pub fn of_agent(base_url: Url, token: SecretString, trust: Trust) -> Self {
+        Self { base_url, keys: Keys::Bearer(token), trust: Some(trust) }
+    }
+
+    pub fn service(&self) -> Service {
+        if self.trust.is_some() { Service::ClusterAgent } else { Service::DatadogApi }
+    }
+
+    /// `None` for the Datadog API.
+    pub fn trust(&self) -> Option<&Trust> {
+        self.trust.as_ref()
+    }
+
+    /// Whether its queries travel together, and requests are counted against a limit. A Cluster
+    /// Agent has neither: it answers each by itself, from its memory.
+    pub fn is_metered(&self) -> bool {
+        self.service() == Service::DatadogApi
     }
 
     pub fn base_url(&self) -> &Url {
@@ -152,7 +209,9 @@ impl Series {
 
 impl PartialEq for Account {
     fn eq(&self, other: &Self) -> bool {
-        self.base_url == other.base_url && self.keys.secrets() == other.keys.secrets()
+        self.base_url == other.base_url
+            && self.keys.secrets() == other.keys.secrets()
+            && self.trust == other.trust
     }
 }
 
@@ -162,6 +221,7 @@ impl Hash for Account {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.base_url.hash(state);
         self.keys.secrets().hash(state);
+        self.trust.hash(state);
     }
 }
 
@@ -206,6 +266,26 @@ mod tests {
             account("https://api.datadoghq.eu", "a"),
             account("https://api.datadoghq.eu", "b")
         );
+    }
+
+    #[test]
+    fn an_agent_is_another_account_for_each_way_of_trusting_it() {
+        let agent =
+            |trust| Account::of_agent("https://a.dd.svc:8443".parse().unwrap(), "t".into(), trust);
+        assert_eq!(agent(Trust::System), agent(Trust::System));
+        assert_ne!(agent(Trust::System), agent(Trust::Anybody));
+        assert_ne!(agent(Trust::Authorities("a".into())), agent(Trust::Authorities("b".into())));
+        let api = Account::new("https://a.dd.svc:8443".parse().unwrap(), Keys::Bearer("t".into()));
+        assert_ne!(agent(Trust::System), api);
+    }
+
+    #[test]
+    fn a_metric_has_one_name_however_it_is_written() {
+        let query = Query::of_metric("Shop", "Orders");
+        assert_eq!(&*query.text, "datadogmetric@shop:orders");
+        assert_eq!(query.metric(), Some(("shop", "orders")));
+        let text = "avg:a{*}".into();
+        assert_eq!(Query { text, window: query.window }.metric(), None);
     }
 
     #[test]

@@ -6,13 +6,15 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Certificate, redirect};
+use reqwest::{Certificate, ClientBuilder, redirect, tls};
 pub use reqwest::{
     StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use tokio::time::Instant;
 use url::Url;
+
+use crate::demand::Trust;
 
 /// Most of a body that is read, after decompression. Datadog sends some 25 bytes a point.
 const BODY_LIMIT: usize = 8 << 20;
@@ -71,6 +73,8 @@ pub enum BuildError {
     CaUnreadable { path: PathBuf, source: std::io::Error },
     #[error("the CA file {} holds no PEM certificate", path.display())]
     CaInvalid { path: PathBuf },
+    #[error("the CA certificates are not PEM")]
+    AuthoritiesInvalid,
     #[error("the HTTP client cannot be built")]
     Client(#[source] reqwest::Error),
 }
@@ -78,23 +82,34 @@ pub enum BuildError {
 impl Client {
     /// A process-wide rustls provider must be installed.
     pub fn new(config: &Config) -> Result<Self, BuildError> {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .redirect(redirect::Policy::none())
-            .timeout(config.request_timeout)
-            .connect_timeout(CONNECT_TIMEOUT.min(config.request_timeout))
-            .tcp_keepalive(Duration::from_secs(30))
-            // A connection that a firewall forgot costs one request, not all that follow on it.
-            .http2_keep_alive_interval(Duration::from_secs(4))
-            .http2_keep_alive_timeout(Duration::from_secs(4));
+        let mut builder = builder(config.request_timeout);
         if let Some(path) = &config.ca_file {
             builder = builder.tls_certs_merge(read_certificates(path)?);
         }
         if !config.proxy_from_environment {
             builder = builder.no_proxy();
         }
+        Self::build(builder, config.request_timeout)
+    }
+
+    /// For Cluster Agents, which are in the same network: proxies do not count, and TLS is 1.3, as
+    /// they themselves demand (`cluster_agent.allow_legacy_tls`).
+    pub fn for_agents(request_timeout: Duration, trust: &Trust) -> Result<Self, BuildError> {
+        let builder = builder(request_timeout).no_proxy().tls_version_min(tls::Version::TLS_1_3);
+        let builder = match trust {
+            Trust::System => builder,
+            Trust::Authorities(pem) => {
+                let trusted = certificates(pem.as_bytes()).ok_or(BuildError::AuthoritiesInvalid)?;
+                builder.tls_certs_only(trusted)
+            }
+            Trust::Anybody => builder.tls_danger_accept_invalid_certs(true),
+        };
+        Self::build(builder, request_timeout)
+    }
+
+    fn build(builder: ClientBuilder, request_timeout: Duration) -> Result<Self, BuildError> {
         let inner = builder.build().map_err(BuildError::Client)?;
-        Ok(Self { inner, request_timeout: config.request_timeout })
+        Ok(Self { inner, request_timeout })
     }
 
     /// One GET, never repeated and never redirected.
@@ -159,11 +174,32 @@ impl Client {
     }
 }
 
+fn builder(request_timeout: Duration) -> ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .redirect(redirect::Policy::none())
+        .timeout(request_timeout)
+        .connect_timeout(CONNECT_TIMEOUT.min(request_timeout))
+        .tcp_keepalive(Duration::from_secs(30))
+        // A connection that a firewall forgot costs one request, not all that follow on it.
+        .http2_keep_alive_interval(Duration::from_secs(4))
+        .http2_keep_alive_timeout(Duration::from_secs(4))
+}
+
+/// Whether there are certificates (PEM) in it, and nothing that only looks like one.
+pub fn has_certificates(pem: &str) -> bool {
+    certificates(pem.as_bytes()).is_some_and(|found| {
+        // That they can be trusted shows only when they are.
+        builder(CONNECT_TIMEOUT).tls_certs_only(found).build().is_ok()
+    })
+}
+
+fn certificates(pem: &[u8]) -> Option<Vec<Certificate>> {
+    Certificate::from_pem_bundle(pem).ok().filter(|found| !found.is_empty())
+}
+
 fn read_certificates(path: &Path) -> Result<Vec<Certificate>, BuildError> {
     let pem = std::fs::read(path)
         .map_err(|source| BuildError::CaUnreadable { path: path.to_owned(), source })?;
-    match Certificate::from_pem_bundle(&pem) {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(BuildError::CaInvalid { path: path.to_owned() }),
-    }
+    certificates(&pem).ok_or_else(|| BuildError::CaInvalid { path: path.to_owned() })
 }

@@ -99,6 +99,8 @@ fn serve_config(config: &Config, datadog: SocketAddr) -> anyhow::Result<serve::C
             origin: Origin::Given(given),
             base_url: Some(base_url),
             rules: credentials::Rules::default(),
+            agent: None,
+            agent_ca: None,
             is_optional: false,
         },
         kubernetes: None,

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
-    credentials::{Credentials, CredentialsError, Grant},
+    credentials::{Credentials, CredentialsError, Grant, Wanted},
     demand::{Demand, Query},
     kubernetes::{Claim, Kind, Scalable, Stored},
     metrics::{Method, Metrics},
@@ -20,6 +20,7 @@ use crate::{
     trigger::{
         Advice, Circumstances, Contradiction, Measure, Owner, PointOffset, Subject, Trigger,
     },
+    words::{is_label, shorten},
 };
 
 mod warm;
@@ -43,12 +44,24 @@ pub struct Config {
     pub patience: Duration,
     /// How long a reading is held past its due refresh, unless the trigger says otherwise.
     pub hold: Duration,
+    /// How old a value of a Cluster Agent may be, unless the trigger says otherwise.
+    pub max_age: Duration,
     /// Whether unknown metadata keys are errors.
     pub strict_metadata: bool,
 }
 
+/// Cluster Agents check the age of values themselves since 7.56, and metrics of cloud providers are a
+/// quarter of an hour late by nature.
+pub const MAX_AGE: Duration = Duration::from_mins(16);
+
 /// Most metadata keys of a trigger; there are some thirty that mean something.
 const MAX_KEYS: usize = 100;
+
+/// What Kubernetes allows for a namespace's name, and for others.
+const MAX_LABEL: usize = 63;
+const MAX_NAME: usize = 253;
+/// Most characters of a value that a message repeats.
+const MAX_SHOWN: usize = 100;
 
 struct Shared {
     config: Config,
@@ -160,8 +173,8 @@ pub(crate) fn understand(
     strict_metadata: bool,
 ) -> Result<(Trigger, Vec<Advice>), Failure> {
     let oversized = [
-        (object.namespace.len() > 63, "namespace is"),
-        (object.name.len() > 253, "name is"),
+        (object.namespace.len() > MAX_LABEL, "namespace is"),
+        (object.name.len() > MAX_NAME, "name is"),
         (object.scaler_metadata.len() > MAX_KEYS, "metadata has keys"),
     ];
     if let Some((_, what)) = oversized.into_iter().find(|(is_oversized, _)| *is_oversized) {
@@ -174,7 +187,7 @@ impl Shared {
     fn understand(&self, object: &ScaledObjectRef) -> Result<Trigger, Failure> {
         let (trigger, advice) = understand(object, self.config.strict_metadata)?;
         self.journal.advise(object, &advice);
-        Ok(trigger)
+        Ok(trigger.or_max_age(self.config.max_age))
     }
 
     /// The trigger, and leave to use an account for it.
@@ -185,7 +198,7 @@ impl Shared {
     ) -> Result<(Trigger, Grant), Failure> {
         let trigger = self.understand(object)?;
         query(&trigger)?;
-        let grant = self.grant(object, deadline).await.map_err(Failure::Credentials)?;
+        let grant = self.grant(object, &trigger, deadline).await.map_err(Failure::Credentials)?;
         if let Some(stored) = &grant.trigger {
             let advice = contradictions(stored, &trigger, self.hold(&grant));
             self.journal.warn(object, &advice);
@@ -196,10 +209,12 @@ impl Shared {
     async fn grant(
         &self,
         object: &ScaledObjectRef,
+        trigger: &Trigger,
         deadline: Instant,
     ) -> Result<Grant, CredentialsError> {
         let ScaledObjectRef { namespace, name, scaler_metadata: metadata } = object;
-        self.credentials.grant(&Claim { namespace, name, metadata }, deadline).await
+        let claim = Claim { namespace, name, metadata };
+        self.credentials.grant(&claim, wanted(trigger), deadline).await
     }
 
     /// How long readings are held, unless the trigger says otherwise. Not at all for a ScaledJob:
@@ -224,7 +239,7 @@ impl Shared {
         let judge = |latest: &_, now| trigger.judge(latest, now, hold);
         loop {
             let account = grant.account(deadline).await.map_err(Failure::Credentials)?;
-            let demand = Demand { account, query: query(&trigger)?.clone() };
+            let demand = Demand { account, query: query(&trigger)? };
             match self
                 .refresher
                 .read(&demand, asker(&object.namespace, &trigger), deadline, judge)
@@ -302,10 +317,30 @@ fn asker<'a>(namespace: &'a str, trigger: &Trigger) -> Asker<'a> {
     Asker { namespace, needs_step }
 }
 
-fn query(trigger: &Trigger) -> Result<&Query, Failure> {
+/// What is asked for. The Cluster Agent's API takes fewer names than Kubernetes does
+/// (`metricNameRegexp`, pkg/clusteragent/autoscaling/externalmetrics of DataDog/datadog-agent).
+fn query(trigger: &Trigger) -> Result<Query, Failure> {
     match &trigger.subject {
-        Subject::Query(query) => Ok(query),
-        Subject::DatadogMetric { .. } => Err(Failure::ClusterAgent),
+        Subject::Query(query) => Ok(query.clone()),
+        Subject::DatadogMetric { namespace, name, .. } => {
+            let parts = [
+                ("datadogMetricNamespace", namespace, MAX_LABEL),
+                ("datadogMetricName", name, MAX_NAME),
+            ];
+            for (key, value, most) in parts {
+                if !is_label(&value.to_lowercase(), most) {
+                    return Err(Failure::NoMetricName { key, value: shorten(value, MAX_SHOWN) });
+                }
+            }
+            Ok(Query::of_metric(namespace, name))
+        }
+    }
+}
+
+fn wanted(trigger: &Trigger) -> Wanted<'_> {
+    match &trigger.subject {
+        Subject::Query(_) => Wanted::Query,
+        Subject::DatadogMetric { namespace, .. } => Wanted::Metric { namespace },
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     proto::{self, external_scaler_server::ExternalScalerServer},
     refresh,
     scaler::{self, Scaler},
-    source::datadog::Datadog,
+    source::{Sources, cluster_agent::ClusterAgent, datadog::Datadog},
     tls::{self, Certificates},
 };
 
@@ -129,7 +129,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         credentials: credentials.clone(),
         kubernetes: cluster.as_ref().map(Cluster::kubernetes),
     };
-    let source = Datadog::new(client, metrics.clone());
+    let source = sources(client, config.http.request_timeout, &metrics);
     let (refresher, worker) = refresh::new(config.refresh, source);
 
     // Each part ends on its own token: first the streams and the gRPC server, then the rest.
@@ -216,6 +216,13 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         () = shutdown.abort.cancelled() => tracing::warn!("the server has gone at once; RPCs may have been cut"),
     }
     Ok(())
+}
+
+fn sources(client: http::Client, request_timeout: Duration, metrics: &Arc<Metrics>) -> Sources {
+    Sources {
+        datadog: Datadog::new(client, metrics.clone()),
+        cluster_agent: ClusterAgent::new(request_timeout, metrics.clone()),
+    }
 }
 
 type Parts = JoinSet<anyhow::Result<()>>;

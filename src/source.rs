@@ -3,20 +3,40 @@
 
 use std::{future::Future, mem::discriminant, sync::Arc, time::Duration};
 
-use crate::demand::{Account, Query, Series};
+use crate::demand::{Account, Query, Series, Service};
 
 pub mod datadog;
 mod outcome;
 mod series;
+pub mod cluster_agent;
+mod quantity;
 mod list;
 pub mod grammar;
 #[cfg(test)]
 mod scripted;
 
+use cluster_agent::ClusterAgent;
+use datadog::Datadog;
+
 /// Something that can be asked for readings.
 pub trait Source: Send + Sync + 'static {
     /// Asks once. Ends within the request timeout.
     fn fetch(&self, batch: &Batch) -> impl Future<Output = Reply> + Send;
+}
+
+/// Asks whoever an account is of.
+pub struct Sources {
+    pub datadog: Datadog,
+    pub cluster_agent: ClusterAgent,
+}
+
+impl Source for Sources {
+    async fn fetch(&self, batch: &Batch) -> Reply {
+        match batch.account.service() {
+            Service::DatadogApi => self.datadog.fetch(batch).await,
+            Service::ClusterAgent => self.cluster_agent.fetch(batch).await,
+        }
+    }
 }
 
 /// Queries of one account and one window, to be read together.
@@ -83,6 +103,38 @@ pub enum SourceError {
     TooLarge { what: String },
     #[error("the answer from {host} is not understood: {what}")]
     NotUnderstood { host: String, what: String },
+    #[error(
+        "{host} is not a Cluster Agent that serves external metrics ({status}); check \
+         `datadogMetricsService`, `datadogNamespace` and the port, or `--cluster-agent-url`"
+    )]
+    NoAgent { status: u16, host: String },
+    /// 401. It also says so while it cannot ask Kubernetes, and then it passes.
+    #[error(
+        "the Cluster Agent at {host} refuses the token (401); if that lasts, give a `token` of a \
+         ServiceAccount of this Kubernetes that is still valid"
+    )]
+    TokenRefused { host: String },
+    /// 403. Who asked is told as the agent calls it.
+    #[error(
+        "the Cluster Agent at {host} does not let {who} read metrics of the namespace {namespace}; \
+         allow it to `list` all resources (`*`) of the API group `external.metrics.k8s.io` there"
+    )]
+    NotAllowed { host: String, who: String, namespace: String },
+    #[error("the Cluster Agent at {host} fails ({what}); nothing is wrong with the DatadogMetric")]
+    AgentFails { host: String, what: String },
+    #[error(
+        "the Cluster Agent at {host} gets nothing from Datadog ({what}); nothing is wrong with the \
+         DatadogMetric"
+    )]
+    Upstream { host: String, what: String },
+    #[error(
+        "the Cluster Agent has no value of the DatadogMetric {metric} yet; check that it exists and \
+         has the annotation `external-metrics.datadoghq.com/always-active: \"true\"`, without which \
+         it is not read; after that, or a restart of the agent, it takes a minute"
+    )]
+    NotReady { metric: String },
+    #[error("the DatadogMetric {metric} has no usable value: {reason}; correct its `spec.query`")]
+    Unusable { metric: String, reason: String },
     /// Nothing was asked: our part of the rate limit is spent for now.
     #[error(
         "our part of Datadog's rate limit at {host} is spent for now; the next turn of this query \
@@ -123,9 +175,20 @@ impl SourceError {
     /// Whether the same person would do the same about it.
     pub fn is_like(&self, other: &Self) -> bool {
         let is_away = |error: &Self| {
-            matches!(error, Self::Outage { .. } | Self::Unreachable { .. } | Self::TimedOut { .. })
+            matches!(
+                error,
+                Self::Outage { .. }
+                    | Self::AgentFails { .. }
+                    | Self::Unreachable { .. }
+                    | Self::TimedOut { .. }
+            )
         };
         (is_away(self) && is_away(other)) || discriminant(self) == discriminant(other)
+    }
+
+    /// Whether the keys may be old ones.
+    pub fn refuses_keys(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::TokenRefused { .. })
     }
 
     /// Whether the account as a whole is affected, and not this query only.
@@ -138,9 +201,16 @@ impl SourceError {
             | Self::TimedOut { .. }
             | Self::Misdirected { .. }
             | Self::ClockSkew { .. }
+            | Self::NoAgent { .. }
+            | Self::TokenRefused { .. }
+            | Self::AgentFails { .. }
             | Self::Spent { .. }
             | Self::Crowded { .. } => true,
             Self::Malformed { .. }
+            | Self::NotAllowed { .. }
+            | Self::Upstream { .. }
+            | Self::NotReady { .. }
+            | Self::Unusable { .. }
             | Self::Unprocessable
             | Self::TooLarge { .. }
             | Self::NotUnderstood { .. }
@@ -162,6 +232,13 @@ impl SourceError {
             Self::ClockSkew { .. } => "clock_skew",
             Self::TooLarge { .. } => "too_large",
             Self::NotUnderstood { .. } => "not_understood",
+            Self::NoAgent { .. } => "no_agent",
+            Self::TokenRefused { .. } => "token_refused",
+            Self::NotAllowed { .. } => "not_allowed",
+            Self::AgentFails { .. } => "agent_fails",
+            Self::Upstream { .. } => "upstream",
+            Self::NotReady { .. } => "not_ready",
+            Self::Unusable { .. } => "unusable",
             Self::Spent { .. } => "spent",
             Self::Crowded { .. } => "crowded",
             Self::Full { .. } => "full",

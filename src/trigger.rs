@@ -17,7 +17,6 @@ pub use fault::{Fault, MetadataError};
 pub use interpret::{Measure, Unanswered};
 pub use keys::{Advice, KEYS};
 pub(crate) use keys::{KEYS_OF_KEDA, advice, is_meant_for_us};
-pub(crate) use values::boolean;
 
 /// One trigger of a ScaledObject or ScaledJob. Whatever it holds has been checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +41,12 @@ pub enum Subject {
     /// A query, read from the Datadog API.
     Query(Query),
     /// A `DatadogMetric`, read from the Cluster Agent (`useClusterAgentProxy`).
-    DatadogMetric { namespace: String, name: String, max_age: Option<Duration> },
+    DatadogMetric {
+        namespace: String,
+        name: String,
+        /// A value that is older is none. `None` leaves it to the server.
+        max_age: Option<Duration>,
+    },
 }
 
 /// How one number comes of a reading.
@@ -53,6 +57,12 @@ pub struct Reckoning {
     pub over_time: TimeAggregator,
     /// Then over the series; required when there is more than one.
     pub over_series: Option<Aggregator>,
+}
+
+impl Reckoning {
+    /// The newest point of the one series that there is.
+    pub const NEWEST: Self =
+        Self { offset: PointOffset::Points(0), over_time: TimeAggregator::Last, over_series: None };
 }
 
 /// `lastAvailablePointOffset`.
@@ -82,6 +92,16 @@ impl Trigger {
     /// The smallest target that KEDA can express: it formats targets with three decimals
     /// (`quantityFromFloat64`, `pkg/scalers/external_scaler.go`).
     pub const MIN_TARGET: f64 = 0.0005;
+
+    /// The same, with the server's own idea of when a value of a Cluster Agent is too old, unless
+    /// the trigger has one.
+    #[must_use]
+    pub fn or_max_age(mut self, default: Duration) -> Self {
+        if let Subject::DatadogMetric { max_age, .. } = &mut self.subject {
+            max_age.get_or_insert(default);
+        }
+        self
+    }
 
     /// How long an answer may take; `default` is the server's patience.
     pub(crate) fn patience(&self, default: Duration) -> Duration {

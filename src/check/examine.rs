@@ -15,10 +15,8 @@ use crate::{
     kubernetes::Kind,
     scaler::{Failure, understand},
     source::grammar,
-    trigger::{
-        Circumstances, Contradiction, KEYS, KEYS_OF_KEDA, Owner, Subject, Trigger, advice, boolean,
-    },
-    words::shorten,
+    trigger::{Circumstances, Contradiction, KEYS, KEYS_OF_KEDA, Owner, Subject, Trigger, advice},
+    words::{boolean, shorten},
 };
 
 /// Most values of one trigger that are questioned.

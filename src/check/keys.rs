@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     credentials::{Authentication, CredentialsError, Gap, Parameter, Resolution},
-    demand::Account,
+    demand::{Account, Service},
     kubernetes::{ClaimError, ReadError, Reference},
     scaler::Failure,
 };
@@ -60,6 +60,7 @@ impl Cluster {
 
     async fn resolve(&self, reference: Reference, asked: Asked, examined: &mut Examined) -> Keys {
         let authentication = Authentication {
+            service: Service::DatadogApi,
             namespace: self.namespace.clone(),
             reference,
             workload: self.workload.clone(),
@@ -71,7 +72,9 @@ impl Cluster {
             since: self.since,
         };
         let specification = resolution.specification().await;
-        let is_keda_s = specification.as_ref().is_ok_and(|it| !it.concerns(&Parameter::NAMES));
+        let is_keda_s = specification
+            .as_ref()
+            .is_ok_and(|it| !it.concerns(Parameter::names(Service::DatadogApi)));
         if is_keda_s && (!self.knows_own || self.rules.allow_own(&self.namespace).is_ok()) {
             let why = format!("{authentication} gives no keys of Datadog's");
             return self.explain_own(&why, asked, examined);
@@ -133,7 +136,7 @@ impl Cluster {
                 ParameterSeen { name, from, present, problem }
             }
         };
-        Parameter::NAMES.map(seen).into()
+        Parameter::names(Service::DatadogApi).iter().copied().map(seen).collect()
     }
 
     /// What the server would make of these, the first fault of which is its answer.

@@ -73,7 +73,9 @@ impl<S: Source> Asking<S> {
         examined: &mut Examined,
     ) {
         let Subject::Query(query) = &trigger.subject else {
-            return fail(examined, Step::Request, &Failure::ClusterAgent);
+            let message = "the Cluster Agent is not asked from here; ask a running scaler \
+                           (`--through`)";
+            return examined.find(Level::Warning, Step::Request, message);
         };
         let (account, keys) = match (keys, &self.account) {
             // What KEDA would get is known without.

@@ -162,7 +162,7 @@ impl Check {
             },
             None if self.offline => Ask::Nobody,
             None => Ask::Datadog {
-                credentials: self.reach.credentials(environment)?,
+                credentials: Box::new(self.reach.credentials(environment)?),
                 http: self.reach.http(),
                 compares: self.compare_batch,
             },

@@ -123,6 +123,15 @@ pub(super) fn base_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
+/// A token is not sent in the clear.
+pub(super) fn agent_url(text: &str) -> Result<Url, String> {
+    let url = base_url(text).ok().filter(|url| url.scheme() == "https");
+    url.ok_or_else(|| {
+        "must be a URL such as `https://datadog-cluster-agent-metrics-api.datadog.svc:8443`"
+            .to_owned()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

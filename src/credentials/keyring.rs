@@ -401,11 +401,13 @@ impl CredentialsError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demand::Service;
     use crate::kubernetes::Reference;
 
     fn reference(namespace: &str, n: usize) -> Authentication {
         let reference = Reference::new("", &format!("dd-{n}")).unwrap();
-        Authentication { namespace: namespace.into(), reference, workload: None }
+        let service = Service::DatadogApi;
+        Authentication { service, namespace: namespace.into(), reference, workload: None }
     }
 
     fn fails(keyring: &mut Keyring, authentication: &Authentication, now: Instant) -> Settled {

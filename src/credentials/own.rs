@@ -19,6 +19,7 @@ use url::Url;
 use super::{
     Credentials, CredentialsError, Own, Rules,
     keys::{self, Fault},
+    own_agent::{AgentConfig, AgentKeeper, authorities},
     resolver::Ring,
 };
 use crate::{demand::Account, refresh::Refresher};
@@ -37,6 +38,10 @@ pub struct Config {
     /// In place of `https://api.<site>`.
     pub base_url: Option<Url>,
     pub rules: Rules,
+    /// The server's own Cluster Agent.
+    pub agent: Option<AgentConfig>,
+    /// CAs (PEM) that vouch for Cluster Agents, unless a TriggerAuthentication says so.
+    pub agent_ca: Option<PathBuf>,
     /// Whether there may be no own account: triggers can bring theirs.
     pub is_optional: bool,
 }
@@ -57,8 +62,13 @@ pub struct Given {
     pub site: Option<String>,
 }
 
-/// Looks after the directory, if there is one.
+/// Looks after what changes: the directory and the Cluster Agent's files, if there are such.
 pub struct Keeper {
+    directory: Option<DirectoryKeeper>,
+    agent: Option<AgentKeeper>,
+}
+
+struct DirectoryKeeper {
     directory: PathBuf,
     base_url: Option<Url>,
     own: watch::Sender<Option<Own>>,
@@ -67,7 +77,8 @@ pub struct Keeper {
 
 /// Reads the credentials once. With a directory, they may yet come or change: run the `Keeper`.
 pub async fn load(config: Config) -> Result<(Credentials, Option<Keeper>), CredentialsError> {
-    let Config { origin, base_url, rules, is_optional } = config;
+    let Config { origin, base_url, mut rules, agent, agent_ca, is_optional } = config;
+    let is_optional = is_optional || agent.is_some();
     let ring = Arc::new(Ring::default());
     let (own, directory) = match origin {
         Origin::Given(given) => (account(&given, base_url.as_ref()), None),
@@ -81,18 +92,47 @@ pub async fn load(config: Config) -> Result<(Credentials, Option<Keeper>), Crede
         Err(error) if directory.is_none() => return Err(error.clone()),
         Err(_) => {}
     }
+    if let Some(path) = &agent_ca {
+        rules.agent_ca = Some(authorities(path).await?);
+    }
+    let (agent, own_agent) = match agent {
+        Some(config) => {
+            let (keeper, own_agent) = AgentKeeper::new(config, ring.clone()).await;
+            (Some(keeper), own_agent)
+        }
+        None => (None, watch::channel(Some(Err(CredentialsError::NoAgent))).1),
+    };
     let (sender, own) = watch::channel(Some(own));
-    let credentials =
-        Credentials { own, rules: Arc::new(rules), ring: ring.clone(), kubernetes: None };
-    let keeper = directory.map(|directory| Keeper { directory, base_url, own: sender, ring });
+    let rules = Arc::new(rules);
+    let credentials = Credentials { own, own_agent, rules, ring: ring.clone(), kubernetes: None };
+    let directory =
+        directory.map(|directory| DirectoryKeeper { directory, base_url, own: sender, ring });
+    let keeper = (directory.is_some() || agent.is_some()).then_some(Keeper { directory, agent });
     Ok((credentials, keeper))
 }
 
 impl Keeper {
+    /// Until `shutdown`.
+    pub async fn run(self, refresher: Refresher, shutdown: CancellationToken) {
+        let directory = async {
+            if let Some(keeper) = self.directory {
+                keeper.run(refresher.clone(), shutdown.clone()).await;
+            }
+        };
+        let agent = async {
+            if let Some(keeper) = self.agent {
+                keeper.run(refresher.clone(), shutdown.clone()).await;
+            }
+        };
+        tokio::join!(directory, agent);
+    }
+}
+
+impl DirectoryKeeper {
     /// Re-reads the directory until `shutdown`, and takes over what two looks in a row agree on:
     /// files may be written one after the other. What is known with the old keys is carried over
     /// to the new ones; keys that cannot be read leave the old ones in use.
-    pub async fn run(self, refresher: Refresher, shutdown: CancellationToken) {
+    async fn run(self, refresher: Refresher, shutdown: CancellationToken) {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut complaint = self.now().err();

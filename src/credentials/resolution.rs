@@ -8,12 +8,12 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
 use super::{
-    Authentication, CredentialsError, Own, Rules,
+    Authentication, CredentialsError, Own, Rules, agent,
     environment::{self, Sources},
     keys::{self, Fault},
 };
 use crate::{
-    demand::Account,
+    demand::{Account, Service},
     kubernetes::{AuthenticationKind, AuthenticationSpec, DataKind, Kubernetes, ReadError},
     words::shorten,
 };
@@ -74,8 +74,13 @@ pub enum Gap {
 }
 
 impl Parameter {
-    /// Those that make an account of the Datadog API.
-    pub const NAMES: [&str; 3] = [API_KEY, APP_KEY, SITE];
+    /// Those that make an account of this service.
+    pub fn names(service: Service) -> &'static [&'static str] {
+        match service {
+            Service::DatadogApi => &[API_KEY, APP_KEY, SITE],
+            Service::ClusterAgent => &agent::NAMES,
+        }
+    }
 }
 
 impl Resolution<'_> {
@@ -109,6 +114,41 @@ impl Resolution<'_> {
 
     /// What makes an account of these parameters.
     pub fn account_of(&self, parameters: &[Parameter]) -> Own {
+        match self.authentication.service {
+            Service::DatadogApi => self.account_of_api(parameters),
+            Service::ClusterAgent => self.account_of_agent(parameters),
+        }
+    }
+
+    fn account_of_agent(&self, parameters: &[Parameter]) -> Own {
+        use agent::Fault;
+        // What is named but missing is no reason to do without it.
+        if let Some((name, gap)) = parameters.iter().find_map(|it| {
+            let gap = it.value.as_ref().err()?;
+            Some((it.name, gap))
+        }) {
+            return Err(self.lacks(name, gap));
+        }
+        let given = |name| {
+            let parameter = parameters.iter().find(|it| it.name == name)?;
+            parameter.value.as_ref().ok().map(ExposeSecret::expose_secret)
+        };
+        let authentication = self.called();
+        let account = agent::account(given, self.rules.agent_ca.as_ref());
+        account.map(Arc::new).map_err(|fault| match fault {
+            Fault::Missing { parameter } => {
+                CredentialsError::NotGiven { authentication, parameter }
+            }
+            Fault::Odd { parameter } => {
+                CredentialsError::NoParameterKey { authentication, parameter }
+            }
+            Fault::Invalid { parameter, expected } => {
+                CredentialsError::AgentParameter { authentication, parameter, expected }
+            }
+        })
+    }
+
+    fn account_of_api(&self, parameters: &[Parameter]) -> Own {
         let value = |name| parameters.iter().find(|it| it.name == name);
         let given = |name| value(name).and_then(|it| it.value.as_ref().ok());
         let lacks = |parameter| match value(parameter) {
@@ -165,7 +205,7 @@ impl Resolution<'_> {
             return Err(CredentialsError::Unresolved { authentication, source_name });
         }
         let mut parameters = Vec::new();
-        for name in Parameter::NAMES {
+        for &name in Parameter::names(self.authentication.service) {
             let Some(provenance) = self.provenance(spec, name) else { continue };
             let value = match &provenance {
                 Provenance::Data { kind, namespace, name, key } => {

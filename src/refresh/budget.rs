@@ -10,6 +10,8 @@ use crate::source::RateLimit;
 /// Until Datadog says more: the lowest limit that it ever documented.
 const UNTOLD_LIMIT: f64 = 300.0;
 const UNTOLD_PERIOD: Duration = Duration::from_hours(1);
+/// More than anybody sends.
+const NO_LIMIT: f64 = 1e12;
 /// What a period may be; a header may say anything.
 const PERIODS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(24));
 /// The part of a limit that may be sent at once.
@@ -106,6 +108,18 @@ impl Budget {
             paused_until: None,
             throttled: 0,
         }
+    }
+
+    /// Nobody counts them.
+    pub(super) fn unlimited(share: f64, now: Instant) -> Self {
+        let mut budget = Self::new(share, now);
+        budget.terms.limit = NO_LIMIT;
+        budget.grant();
+        budget
+    }
+
+    pub(super) fn is_unlimited(&self) -> bool {
+        self.terms.limit >= NO_LIMIT
     }
 
     pub(super) fn terms(&self) -> &Terms {

@@ -33,6 +33,9 @@ impl Book {
         if size < 2 {
             return Some(outcomes.into_iter().map(Some).collect());
         }
+        // Without a shared request, each outcome is its query's own.
+        let is_shared = batch.account.is_metered();
+        let failure_of_all = failure_of_all.filter(|_| is_shared);
         if let Some(error) = failure_of_all
             && let Some(parts) = self.parts(batch, error)
         {

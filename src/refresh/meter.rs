@@ -123,6 +123,10 @@ impl Payer {
         Self(account.clone())
     }
 
+    pub(super) fn is_metered(&self) -> bool {
+        self.0.is_metered()
+    }
+
     pub(super) fn shares_site_with(&self, other: &Self) -> bool {
         self.0.base_url() == other.0.base_url()
     }

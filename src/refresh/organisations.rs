@@ -74,7 +74,8 @@ impl Organisations {
         if let Some(meter) = self.meters.get(payer) {
             return meter.organisation;
         }
-        let organisation = self.found(Budget::new(self.share, now));
+        let budget = if payer.is_metered() { Budget::new } else { Budget::unlimited };
+        let organisation = self.found(budget(self.share, now));
         self.meters.insert(payer.clone(), Meter::new(organisation, now));
         organisation
     }
@@ -89,6 +90,11 @@ impl Organisations {
 
     pub(super) fn budget(&mut self, id: OrganisationId) -> Option<&mut Budget> {
         self.all.get_mut(&id).map(|organisation| &mut organisation.budget)
+    }
+
+    /// Those whose requests are counted.
+    pub(super) fn limited(&self) -> impl Iterator<Item = (OrganisationId, &Organisation)> {
+        self.all().filter(|(_, organisation)| !organisation.budget.is_unlimited())
     }
 
     /// How the requests of its accounts are filled.

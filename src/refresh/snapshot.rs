@@ -199,29 +199,30 @@ impl Book {
                 budget.roll(now);
             }
         }
-        let statuses = (1..).zip(self.organisations.all()).map(|(number, (id, organisation))| {
-            let (budget, round) = (&organisation.budget, &organisation.round);
-            let terms = budget.terms();
-            OrganisationStatus {
-                number,
-                accounts: accounts.remove(&id).unwrap_or_default(),
-                name: terms.name.clone(),
-                is_told: budget.is_told,
-                limit: whole(terms.limit),
-                period: terms.period,
-                reset: terms.ends_at.saturating_duration_since(now),
-                remaining: whole(budget.remaining()),
-                sent: whole(budget.sent()),
-                others: whole(budget.others()),
-                allowance: whole(budget.allowance()),
-                pace: budget.pace(now),
-                intervals: round.intervals,
-                paused: budget.paused_until(now).map(|until| until - now),
-                awake: round.awake,
-                quarantined: round.quarantined,
-                refused: round.refused,
-            }
-        });
+        let statuses =
+            (1..).zip(self.organisations.limited()).map(|(number, (id, organisation))| {
+                let (budget, round) = (&organisation.budget, &organisation.round);
+                let terms = budget.terms();
+                OrganisationStatus {
+                    number,
+                    accounts: accounts.remove(&id).unwrap_or_default(),
+                    name: terms.name.clone(),
+                    is_told: budget.is_told,
+                    limit: whole(terms.limit),
+                    period: terms.period,
+                    reset: terms.ends_at.saturating_duration_since(now),
+                    remaining: whole(budget.remaining()),
+                    sent: whole(budget.sent()),
+                    others: whole(budget.others()),
+                    allowance: whole(budget.allowance()),
+                    pace: budget.pace(now),
+                    intervals: round.intervals,
+                    paused: budget.paused_until(now).map(|until| until - now),
+                    awake: round.awake,
+                    quarantined: round.quarantined,
+                    refused: round.refused,
+                }
+            });
         statuses.collect()
     }
 }

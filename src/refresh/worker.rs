@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shared, health::Change};
 use crate::{
+    demand::Service,
     source::{Batch, Reply, Source, SourceError},
     words::shorten,
 };
@@ -81,7 +82,7 @@ impl<S: Source> Worker<S> {
             }
         };
         let Some((batch, started_at)) = self.batches.remove(&id) else { return };
-        if reply.outcomes.iter().any(|it| matches!(it, Err(SourceError::Refused { .. }))) {
+        if reply.outcomes.iter().filter_map(|it| it.as_ref().err()).any(SourceError::refuses_keys) {
             self.shared.note_refusal(&batch.account);
         }
         let changes = self.shared.book().settle(batch, reply, started_at, Instant::now());
@@ -93,10 +94,21 @@ fn tell(change: Change) {
     match change {
         Change::AccountFails(account, error) => {
             let host = account.host();
-            tracing::warn!(host, %error, "Datadog gives no answers; readings are held while they may be");
+            match account.service() {
+                Service::DatadogApi => {
+                    tracing::warn!(host, %error, "Datadog gives no answers; readings are held while they may be");
+                }
+                Service::ClusterAgent => {
+                    tracing::warn!(host, %error, "the Cluster Agent gives no answers; readings are held while they may be");
+                }
+            }
         }
         Change::AccountRecovers(account) => {
-            tracing::info!(host = account.host(), "Datadog answers again");
+            let host = account.host();
+            match account.service() {
+                Service::DatadogApi => tracing::info!(host, "Datadog answers again"),
+                Service::ClusterAgent => tracing::info!(host, "the Cluster Agent answers again"),
+            }
         }
         Change::Stretched { host, interval, refused } => {
             let interval_seconds = interval.as_secs();

@@ -31,11 +31,12 @@ pub(crate) enum Failure {
     NoTrigger { what: &'static str },
     #[error(transparent)]
     Metadata(MetadataError),
+    /// One that Kubernetes allows, or one that nobody does.
     #[error(
-        "`useClusterAgentProxy` is not served by this version; take it out and give a `query`, \
-         which is read from the Datadog API"
+        "`{key}` is \"{value}\", but the Cluster Agent's API takes only names of letters, digits and \
+         `-`; correct it, or make a DatadogMetric of another name"
     )]
-    ClusterAgent,
+    NoMetricName { key: &'static str, value: String },
     #[error(transparent)]
     Credentials(CredentialsError),
     #[error(transparent)]
@@ -49,10 +50,10 @@ pub(crate) enum Failure {
 impl Failure {
     pub(super) fn code(&self) -> Code {
         match self {
-            Self::NoScaledObject | Self::NoTrigger { .. } | Self::Metadata(_) => {
-                Code::InvalidArgument
-            }
-            Self::ClusterAgent => Code::Unimplemented,
+            Self::NoScaledObject
+            | Self::NoTrigger { .. }
+            | Self::Metadata(_)
+            | Self::NoMetricName { .. } => Code::InvalidArgument,
             Self::Credentials(error) => match error {
                 CredentialsError::None
                 | CredentialsError::Half { .. }
@@ -65,8 +66,12 @@ impl Failure {
                 | CredentialsError::NotGiven { .. }
                 | CredentialsError::Missing { .. }
                 | CredentialsError::NoParameterKey { .. }
-                | CredentialsError::SiteNotAllowed { .. } => Code::FailedPrecondition,
+                | CredentialsError::SiteNotAllowed { .. }
+                | CredentialsError::NoAgent
+                | CredentialsError::AgentFile { .. }
+                | CredentialsError::AgentParameter { .. } => Code::FailedPrecondition,
                 CredentialsError::NotOwn { .. }
+                | CredentialsError::NotOwnMetric { .. }
                 | CredentialsError::Claim { error: ClaimError::NoTrigger { .. } } => {
                     Code::PermissionDenied
                 }
@@ -82,23 +87,32 @@ impl Failure {
             },
             Self::Unanswered(unanswered) => match unanswered {
                 Unanswered::Source(error) => match error {
-                    SourceError::Malformed { .. } | SourceError::TooLarge { .. } => {
-                        Code::InvalidArgument
-                    }
+                    SourceError::Malformed { .. }
+                    | SourceError::TooLarge { .. }
+                    | SourceError::Unusable { .. } => Code::InvalidArgument,
                     SourceError::Refused { .. }
                     | SourceError::Misdirected { .. }
-                    | SourceError::ClockSkew { .. } => Code::FailedPrecondition,
+                    | SourceError::ClockSkew { .. }
+                    | SourceError::NoAgent { .. }
+                    | SourceError::TokenRefused { .. }
+                    | SourceError::NotAllowed { .. }
+                    | SourceError::NotReady { .. } => Code::FailedPrecondition,
                     SourceError::Throttled { .. }
                     | SourceError::Spent { .. }
                     | SourceError::Crowded { .. }
                     | SourceError::Full { .. } => Code::ResourceExhausted,
                     SourceError::Unprocessable
                     | SourceError::Outage { .. }
+                    | SourceError::AgentFails { .. }
+                    | SourceError::Upstream { .. }
                     | SourceError::Unreachable { .. }
                     | SourceError::TimedOut { .. } => Code::Unavailable,
                     SourceError::NotUnderstood { .. } => Code::Internal,
                 },
-                Unanswered::NoData { .. } | Unanswered::NoneLeft { .. } => Code::NotFound,
+                Unanswered::NoData { .. }
+                | Unanswered::NoneLeft { .. }
+                | Unanswered::NoValue { .. }
+                | Unanswered::Stale { .. } => Code::NotFound,
                 Unanswered::SeveralSeries { .. } | Unanswered::NotFinite { .. } => {
                     Code::InvalidArgument
                 }
@@ -140,6 +154,8 @@ impl Failure {
             Self::Credentials(error) => !matches!(
                 error,
                 CredentialsError::NotOwn { .. }
+                    | CredentialsError::NotOwnMetric { .. }
+                    | CredentialsError::NoAgent
                     | CredentialsError::Claim {
                         error: ClaimError::NoTrigger { .. } | ClaimError::Several
                     }
@@ -316,6 +332,11 @@ mod tests {
         trigger::{Aggregator, Fault},
     };
 
+    fn table(failures: &[Failure]) -> String {
+        let lines = failures.iter().map(|f| format!("{}: {f}", f.code_name()));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
     #[test]
     fn every_failure_has_its_code_and_a_text_that_helps() {
         let host = || "api.datadoghq.eu".to_owned();
@@ -323,7 +344,7 @@ mod tests {
         let credentials = Failure::Credentials;
         let claim = |error| credentials(CredentialsError::Claim { error });
         let read = |error| CredentialsError::Read { error };
-        let window = Some(Window { age: 90, offset: 30 });
+        let window = Window { age: 90, offset: 30 };
         let limit = RateLimit {
             limit: Some(1_600),
             period: Some(Duration::from_hours(1)),
@@ -339,7 +360,6 @@ mod tests {
                     Fault::Unwanted(Advice::Unknown { key: "agee".into() }),
                 ],
             }),
-            Failure::ClusterAgent,
             Failure::Credentials(CredentialsError::None),
             Failure::Credentials(CredentialsError::Site { site: "eu".into() }),
             credentials(CredentialsError::NotOwn { namespace: "demo".into() }),
@@ -352,7 +372,7 @@ mod tests {
             credentials(read(ReadError::Busy)),
             credentials(read(ReadError::NotUnderstood { what: "get secrets".into() })),
             Failure::Unanswered(Unanswered::NoData { window }),
-            Failure::Unanswered(Unanswered::NoneLeft { points: 3, window: None }),
+            Failure::Unanswered(Unanswered::NoneLeft { points: 3, window }),
             Failure::Unanswered(Unanswered::SeveralSeries { series: 2 }),
             Failure::Unanswered(Unanswered::NotFinite { aggregator: Aggregator::Sum }),
             source(SourceError::Malformed { reason: "no such function".into() }),
@@ -376,13 +396,10 @@ mod tests {
             Failure::TimedOut { host: host(), patience: Duration::from_millis(2_500) },
             Failure::Withdrawn,
         ];
-        let lines = failures.iter().map(|f| format!("{}: {f}", f.code_name()));
-        let table = lines.collect::<Vec<_>>().join("\n");
-        insta::assert_snapshot!(table, @r#"
+        insta::assert_snapshot!(table(&failures), @r#"
         INVALID_ARGUMENT: the request names no ScaledObject
         INVALID_ARGUMENT: the request is not that of a trigger: its name is beyond what Kubernetes or KEDA allows
         INVALID_ARGUMENT: `query` is missing; set it; also `agee` is not known; did you mean `age`?
-        UNIMPLEMENTED: `useClusterAgentProxy` is not served by this version; take it out and give a `query`, which is read from the Datadog API
         FAILED_PRECONDITION: there are no Datadog keys; set `DD_API_KEY` and `DD_APP_KEY`, or `--credentials-dir`
         FAILED_PRECONDITION: the site is "eu", but must be one such as `datadoghq.com` or `us5.datadoghq.com`
         PERMISSION_DENIED: the trigger has no `authenticationRef`, and the namespace demo may not use the scaler's own account; refer to a TriggerAuthentication, or have the administrator add the namespace to `--own-account-namespaces`
@@ -395,7 +412,7 @@ mod tests {
         UNAVAILABLE: too much is being read from Kubernetes at the moment; it is asked again
         INTERNAL: what Kubernetes answers is not understood (to get secrets)
         NOT_FOUND: the query has no data in the 90 seconds that ended 30 seconds ago; wait for data, widen `age`, or set `metricUnavailableValue`
-        NOT_FOUND: the query has 3 points with a value, and `lastAvailablePointOffset` leaves none of them; lower it, widen `age`, or set `metricUnavailableValue`
+        NOT_FOUND: the query has 3 points with a value in the 90 seconds that ended 30 seconds ago, and `lastAvailablePointOffset` leaves none of them; lower it, widen `age`, or set `metricUnavailableValue`
         INVALID_ARGUMENT: the query returns 2 series; set `queryAggregator`, or change it to return one
         INVALID_ARGUMENT: the sum of its series is not a finite number; scale the query down
         INVALID_ARGUMENT: Datadog rejects the query: no such function
@@ -414,6 +431,69 @@ mod tests {
         RESOURCE_EXHAUSTED: the scaler knows 20000 queries already, the most it may (`--max-demands`); ask for fewer, or raise that
         DEADLINE_EXCEEDED: no reading from api.datadoghq.eu within 2.5s; it is still being fetched
         UNAVAILABLE: the credentials changed while the query was read; ask again
+        "#);
+    }
+
+    #[test]
+    fn every_failure_of_the_cluster_agent_mode_has_them_too() {
+        let source = |error| Failure::Unanswered(Unanswered::Source(error));
+        let credentials = Failure::Credentials;
+        let agent = || "agent.datadog.svc:8443".to_owned();
+        let metric = || "shop/orders".to_owned();
+        let of = || "the TriggerAuthentication shop/agent".to_owned();
+        let failures = [
+            Failure::NoMetricName { key: "datadogMetricName", value: "orders.v2".into() },
+            credentials(CredentialsError::NoAgent),
+            credentials(CredentialsError::AgentFile {
+                path: "/t".into(),
+                cause: "it is empty".into(),
+            }),
+            credentials(CredentialsError::AgentParameter {
+                authentication: of(),
+                parameter: "datadogNamespace",
+                expected: "a namespace such as `datadog`",
+            }),
+            credentials(CredentialsError::NotOwnMetric {
+                namespace: "demo".into(),
+                of: "shop".into(),
+            }),
+            Failure::Unanswered(Unanswered::NoValue { metric: metric() }),
+            Failure::Unanswered(Unanswered::Stale {
+                metric: metric(),
+                value: 1.0,
+                age: Duration::from_mins(20),
+                max_age: Duration::from_mins(16),
+            }),
+            source(SourceError::NoAgent { host: agent(), status: 404 }),
+            source(SourceError::TokenRefused { host: agent() }),
+            source(SourceError::NotAllowed {
+                host: agent(),
+                who: "the user \"system:serviceaccount:shop:keda\"".into(),
+                namespace: "shop".into(),
+            }),
+            source(SourceError::AgentFails { host: agent(), what: "503".into() }),
+            source(SourceError::Upstream { host: agent(), what: "rate limit exceeded".into() }),
+            source(SourceError::NotReady { metric: metric() }),
+            source(SourceError::Unusable {
+                metric: metric(),
+                reason: "multiple series found".into(),
+            }),
+        ];
+        insta::assert_snapshot!(table(&failures), @r#"
+        INVALID_ARGUMENT: `datadogMetricName` is "orders.v2", but the Cluster Agent's API takes only names of letters, digits and `-`; correct it, or make a DatadogMetric of another name
+        FAILED_PRECONDITION: the trigger has no `authenticationRef`, and the scaler has no Cluster Agent of its own; refer to a TriggerAuthentication with `token`, `datadogNamespace` and `datadogMetricsService`, or have the administrator set `--cluster-agent-url`
+        FAILED_PRECONDITION: the file /t for the Cluster Agent cannot be used: it is empty
+        FAILED_PRECONDITION: `datadogNamespace` of the TriggerAuthentication shop/agent must be a namespace such as `datadog`
+        PERMISSION_DENIED: the DatadogMetric is of the namespace shop, and triggers of demo may not read it with the scaler's own token; refer to a TriggerAuthentication with a `token`, or have the administrator add shop to `--cluster-agent-namespaces`
+        NOT_FOUND: the Cluster Agent has no data of the DatadogMetric shop/orders; its status tells why (`kubectl describe datadogmetric`); wait for data, or set `metricUnavailableValue`
+        NOT_FOUND: the newest value of the DatadogMetric shop/orders is 1200 s old, and 960 s are allowed (`maxAge`); wait for data, raise that, or set `metricUnavailableValue`
+        FAILED_PRECONDITION: agent.datadog.svc:8443 is not a Cluster Agent that serves external metrics (404); check `datadogMetricsService`, `datadogNamespace` and the port, or `--cluster-agent-url`
+        FAILED_PRECONDITION: the Cluster Agent at agent.datadog.svc:8443 refuses the token (401); if that lasts, give a `token` of a ServiceAccount of this Kubernetes that is still valid
+        FAILED_PRECONDITION: the Cluster Agent at agent.datadog.svc:8443 does not let the user "system:serviceaccount:shop:keda" read metrics of the namespace shop; allow it to `list` all resources (`*`) of the API group `external.metrics.k8s.io` there
+        UNAVAILABLE: the Cluster Agent at agent.datadog.svc:8443 fails (503); nothing is wrong with the DatadogMetric
+        UNAVAILABLE: the Cluster Agent at agent.datadog.svc:8443 gets nothing from Datadog (rate limit exceeded); nothing is wrong with the DatadogMetric
+        FAILED_PRECONDITION: the Cluster Agent has no value of the DatadogMetric shop/orders yet; check that it exists and has the annotation `external-metrics.datadoghq.com/always-active: "true"`, without which it is not read; after that, or a restart of the agent, it takes a minute
+        INVALID_ARGUMENT: the DatadogMetric shop/orders has no usable value: multiple series found; correct its `spec.query`
         "#);
     }
 

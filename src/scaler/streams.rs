@@ -157,7 +157,7 @@ impl ActiveStream {
     /// the trigger is no longer what the stream was opened for: KEDA opens another.
     async fn renew(&mut self) -> bool {
         let deadline = Instant::now() + self.shared.config.patience;
-        match self.shared.grant(&self.object, deadline).await {
+        match self.shared.grant(&self.object, &self.trigger, deadline).await {
             Ok(grant) => self.grant = grant,
             Err(CredentialsError::Claim { error: ClaimError::Unverified(_) }) => {}
             Err(_) => return false,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
-use super::{Scaler, Shared, asker, query, understand};
+use super::{Scaler, Shared, asker, query, understand, wanted};
 use crate::{
     demand::Demand,
     kubernetes::{Kubernetes, Stored},
@@ -52,9 +52,12 @@ impl Shared {
             return false;
         };
         let Ok(query) = query(&trigger) else { return false };
-        let Ok(mut grant) = self.credentials.grant_to(kubernetes, stored) else { return false };
+        let wanted = wanted(&trigger);
+        let Ok(mut grant) = self.credentials.grant_to(kubernetes, stored, wanted) else {
+            return false;
+        };
         let Ok(account) = grant.account(Instant::now() + PATIENCE).await else { return false };
-        let demand = Demand { account, query: query.clone() };
+        let demand = Demand { account, query };
         // Whoever asks keeps the interest alive.
         drop(self.refresher.watch(&demand, asker(&object.namespace, &trigger)));
         true

@@ -187,7 +187,7 @@ fn url(base: &Url, from: i64, to: i64, query: &str) -> Url {
 }
 
 /// `None` if a key holds bytes that a header cannot.
-fn headers(keys: &Keys) -> Option<HeaderMap> {
+pub(super) fn headers(keys: &Keys) -> Option<HeaderMap> {
     fn sensitive(value: &str) -> Option<HeaderValue> {
         let mut value = HeaderValue::from_str(value).ok()?;
         value.set_sensitive(true);

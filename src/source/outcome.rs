@@ -117,7 +117,7 @@ fn words(body: &[u8]) -> Option<String> {
 }
 
 /// One line, bounded, without the account's keys.
-fn quote(text: &str, account: &Account) -> String {
+pub(super) fn quote(text: &str, account: &Account) -> String {
     // The keys before any cut, which could leave half of one.
     let text = shorten(&account.redact(text), 10 * MAX_WORDS);
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -26,19 +26,32 @@ pub struct Measure {
 pub enum Unanswered {
     #[error(transparent)]
     Source(SourceError),
-    /// `window` is where it was looked for, with a query.
+    /// `window` is where it was looked for.
     #[error(
         "the query has no data{}; wait for data, widen `age`, or set `metricUnavailableValue`",
-        .window.map(describe).unwrap_or_default()
+        describe(*.window)
     )]
-    NoData { window: Option<Window> },
+    NoData { window: Window },
     #[error(
         "the query has {points} {} with a value{}, and `lastAvailablePointOffset` leaves none \
          of them; lower it, widen `age`, or set `metricUnavailableValue`",
         if *points == 1 { "point" } else { "points" },
-        .window.map(describe).unwrap_or_default()
+        describe(*.window)
     )]
-    NoneLeft { points: usize, window: Option<Window> },
+    NoneLeft { points: usize, window: Window },
+    /// Of a `DatadogMetric`.
+    #[error(
+        "the Cluster Agent has no data of the DatadogMetric {metric}; its status tells why (`kubectl \
+         describe datadogmetric`); wait for data, or set `metricUnavailableValue`"
+    )]
+    NoValue { metric: String },
+    #[error(
+        "the newest value of the DatadogMetric {metric} is {} s old, and {} s are allowed \
+         (`maxAge`); wait for data, raise that, or set `metricUnavailableValue`",
+        .age.as_secs(),
+        .max_age.as_secs()
+    )]
+    Stale { metric: String, value: f64, age: Duration, max_age: Duration },
     #[error("the query returns {series} series; set `queryAggregator`, or change it to return one")]
     SeveralSeries { series: usize },
     #[error("the {aggregator} of its series is not a finite number; scale the query down")]
@@ -84,7 +97,19 @@ impl Trigger {
 
         let (reading, measured, failure) = match self.reckon(newest) {
             Ok(value) => (newest, measure(value), failure),
-            Err(no_data @ (Unanswered::NoData { .. } | Unanswered::NoneLeft { .. })) => {
+            // The newest value there was, from when it grew too old.
+            Err(Unanswered::Stale { value, age, max_age, .. })
+                if fill.is_none()
+                    && age.saturating_sub(max_age) <= held_for(measure(value).active) =>
+            {
+                (newest, measure(value), failure)
+            }
+            Err(
+                no_data @ (Unanswered::NoData { .. }
+                | Unanswered::NoneLeft { .. }
+                | Unanswered::NoValue { .. }
+                | Unanswered::Stale { .. }),
+            ) => {
                 let older = &latest.readings[1..];
                 let older =
                     || older.iter().find_map(|older| Some((older, self.reckon(older).ok()?)));
@@ -113,21 +138,35 @@ impl Trigger {
 
     /// The value of this reading by itself: no fallback value, and nothing held.
     pub(crate) fn reckon(&self, reading: &Reading) -> Result<f64, Unanswered> {
-        match self.reckoning.reckon(reading)? {
-            Some(value) => Ok(value),
-            None => Err(match (reading.depth(), self.window()) {
-                (0, window) => Unanswered::NoData { window },
-                (points, window) => Unanswered::NoneLeft { points, window },
-            }),
-        }
-    }
-
-    fn window(&self) -> Option<Window> {
+        let value = self.reckoning.reckon(reading)?;
         match &self.subject {
-            Subject::Query(query) => Some(query.window),
-            Subject::DatadogMetric { .. } => None,
+            Subject::Query(query) => value.ok_or_else(|| {
+                let window = query.window;
+                match reading.depth() {
+                    0 => Unanswered::NoData { window },
+                    points => Unanswered::NoneLeft { points, window },
+                }
+            }),
+            Subject::DatadogMetric { namespace, name, max_age } => {
+                let metric = || format!("{namespace}/{name}");
+                let value = value.ok_or_else(|| Unanswered::NoValue { metric: metric() })?;
+                match (age(reading), *max_age) {
+                    (age, Some(max_age)) if age > max_age => {
+                        Err(Unanswered::Stale { metric: metric(), value, age, max_age })
+                    }
+                    _ => Ok(value),
+                }
+            }
         }
     }
+}
+
+/// Of the newest point, when the answer came in.
+fn age(reading: &Reading) -> Duration {
+    let points = reading.series.iter().filter_map(|series| series.points.last());
+    let newest = points.map(|point| point.at_ms).max().unwrap_or(reading.window_end_ms);
+    let age_ms = reading.window_end_ms.saturating_sub(newest);
+    Duration::from_millis(u64::try_from(age_ms).unwrap_or(0))
 }
 
 impl Reckoning {
@@ -323,18 +362,21 @@ mod tests {
         let latest = Latest { readings, failure: failure.into(), interval: REFRESH };
         let trigger = trigger(extra);
         let now = taken_at + Duration::from_secs(after);
-        let verdict = trigger.judge(&latest, now, HOLD);
+        let shown = shown(trigger.judge(&latest, now, HOLD));
+        assert_eq!(shown, expected, "{after} s after the newest reading");
+    }
+
+    fn shown(verdict: Verdict<Measure, Unanswered>) -> String {
         let show =
             |m: Measure| format!("{} {}", m.value, if m.active { "active" } else { "inactive" });
-        let shown = match verdict {
+        match verdict {
             Verdict::Known(measure) => show(measure),
             Verdict::Failed(error) => error.to_string(),
             Verdict::Awaited { otherwise: None } => "awaited".to_owned(),
             Verdict::Awaited { otherwise: Some(measure) } => {
                 format!("awaited, else {}", show(measure))
             }
-        };
-        assert_eq!(shown, expected, "{after} s after the newest reading");
+        }
     }
 
     fn outage() -> SourceError {
@@ -438,5 +480,67 @@ mod tests {
         check(&fill, &[&[&[5.0]]], unprocessable(), 76, "0 inactive");
         check(&fill, &[], unprocessable(), 0, "0 inactive");
         check(&[], &[], unprocessable(), 0, message);
+    }
+
+    /// Of a trigger that reads a DatadogMetric, of a value so many seconds old, or none.
+    #[track_caller]
+    fn check_metric(
+        extra: &[(&str, &str)],
+        age: Option<i64>,
+        failure: impl Into<Option<SourceError>>,
+        expected: &str,
+    ) {
+        let agent = [
+            ("useClusterAgentProxy", "true"),
+            ("datadogMetricNamespace", "shop"),
+            ("datadogMetricName", "orders"),
+        ];
+        let trigger = trigger(&[&agent[..], extra].concat()).or_max_age(Duration::from_mins(16));
+        let now = Instant::now();
+        let points = age.map(|age| Point { at_ms: 10_000_000 - 1_000 * age, value: 5.0 });
+        let series = Series {
+            scope: "*".into(),
+            step: None,
+            nulls: 0,
+            points: points.into_iter().collect(),
+        };
+        let reading =
+            Reading { series: Box::new([series]), window_end_ms: 10_000_000, taken_at: now };
+        let readings = vec![Arc::new(reading)];
+        let latest = Latest { readings, failure: failure.into(), interval: REFRESH };
+        assert_eq!(shown(trigger.judge(&latest, now, HOLD)), expected);
+    }
+
+    #[test]
+    fn a_value_that_is_too_old_is_held_then_none() {
+        let stale = |age, most| {
+            format!(
+                "the newest value of the DatadogMetric shop/orders is {age} s old, and {most} s are \
+                 allowed (`maxAge`); wait for data, raise that, or set `metricUnavailableValue`"
+            )
+        };
+        check_metric(&[], Some(960), None, "5 active");
+        check_metric(&[], Some(1_020), None, "5 active");
+        check_metric(&[], Some(1_021), None, &stale(1_021, 960));
+        let fill = ("metricUnavailableValue", "3");
+        check_metric(&[fill], Some(960), None, "5 active");
+        check_metric(&[fill], Some(961), None, "3 active");
+        let max_age = ("maxAge", "30");
+        check_metric(&[max_age, fill], Some(31), None, "3 active");
+        check_metric(&[max_age, ("holdLastValue", "0")], Some(31), None, &stale(31, 30));
+        check_metric(&[("maxAge", "7200")], Some(7_000), None, "5 active");
+        // The clock of Datadog may be ahead.
+        check_metric(&[max_age], Some(-5), None, "5 active");
+    }
+
+    #[test]
+    fn a_metric_has_one_value_whatever_is_said_of_points() {
+        let offset = [("lastAvailablePointOffset", "1"), ("timeAggregator", "sum")];
+        check_metric(&offset, Some(10), None, "5 active");
+        let none = "the Cluster Agent has no data of the DatadogMetric shop/orders; its status tells \
+                    why (`kubectl describe datadogmetric`); wait for data, or set \
+                    `metricUnavailableValue`";
+        check_metric(&[], None, None, none);
+        check_metric(&[("metricUnavailableValue", "3")], None, None, "3 active");
     }
 }

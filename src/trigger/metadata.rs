@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 
 use crate::{
     demand::{Query, Window},
-    words::shorten,
+    words::{boolean, shorten},
 };
 
 use super::{
@@ -81,7 +81,11 @@ impl<'a> Reader<'a> {
             }
             Subject::Query(Query { text: query?.into(), window })
         };
-        let reckoning = Reckoning { offset, over_time, over_series };
+        // There is one value, of which the agent knows the time.
+        let reckoning = match subject {
+            Subject::Query(_) => Reckoning { offset, over_time, over_series },
+            Subject::DatadogMetric { .. } => Reckoning::NEWEST,
+        };
         Some(Trigger { subject, reckoning, target, activation, fill, hold, timeout })
     }
 
@@ -240,11 +244,11 @@ impl<'a> Reader<'a> {
 
     fn boolean(&mut self, key: &'static str) -> Option<bool> {
         let value = self.text(key)?;
-        let boolean = values::boolean(value);
-        if boolean.is_none() {
+        let parsed = boolean(value);
+        if parsed.is_none() {
             self.invalid(key, value, "true or false");
         }
-        boolean
+        parsed
     }
 
     fn invalid(&mut self, key: &'static str, value: &str, expected: &'static str) {

@@ -2,15 +2,6 @@
 
 use std::time::Duration;
 
-/// What `strconv.ParseBool` takes.
-pub(crate) fn boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-        _ => None,
-    }
-}
-
 /// A Go duration, or a whole number of milliseconds; not negative.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     go_duration(text).or_else(|| {
@@ -81,14 +72,5 @@ mod tests {
         {
             check(odd, None);
         }
-    }
-
-    #[test]
-    fn booleans_are_gos() {
-        assert_eq!(
-            (boolean("T"), boolean("0"), boolean("False")),
-            (Some(true), Some(false), Some(false))
-        );
-        assert_eq!((boolean("yes"), boolean("tRUE"), boolean("")), (None, None, None));
     }
 }

@@ -37,6 +37,8 @@ impl Directory {
             origin,
             base_url: None,
             rules: Rules::default(),
+            agent: None,
+            agent_ca: None,
             is_optional: false,
         };
         let (credentials, keeper) = credentials::load(config).await.unwrap();

@@ -9,6 +9,7 @@ mod authority;
 mod engine;
 mod fake_scaler;
 mod fake_kubernetes;
+mod fake_agent;
 
 mod conformance;
 mod replies;
@@ -21,6 +22,7 @@ mod credentials;
 mod kubernetes;
 mod authentication;
 mod tenant;
+mod cluster_agent;
 mod shutdown;
 mod connections;
 mod tls;

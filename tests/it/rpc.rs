@@ -103,24 +103,6 @@ async fn unknown_keys_are_errors_if_so_wished() {
 }
 
 #[tokio::test]
-async fn the_cluster_agent_mode_has_a_spec_but_no_value_yet() {
-    let datadog = FakeDatadog::start(|_| Reply::points(&[1.0])).await;
-    let server = Server::start(&datadog).await;
-    let mut keda = server.client().await;
-    let agent = object(&[
-        ("useClusterAgentProxy", "true"),
-        ("datadogMetricName", "orders"),
-        ("datadogMetricNamespace", "shop"),
-    ]);
-    let spec = soon(keda.client.get_metric_spec(agent.clone())).await.unwrap().into_inner();
-    assert_eq!(spec.metric_specs[0].metric_name, "datadogmetric@shop:orders");
-    let message = "`useClusterAgentProxy` is not served by this version; take it out and give a \
-                   `query`, which is read from the Datadog API";
-    check_status(keda.value(&agent).await, Code::Unimplemented, message);
-    check_status(keda.client.stream_is_active(agent).await, Code::Unimplemented, message);
-}
-
-#[tokio::test]
 async fn a_slow_datadog_costs_an_rpc_its_patience_and_no_more() {
     let datadog =
         FakeDatadog::start(|_| Reply::points(&[8.0]).after(Duration::from_millis(500))).await;

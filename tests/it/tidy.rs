@@ -198,6 +198,13 @@ fn the_readme_knows_every_outcome() {
         SourceError::ClockSkew { host: host(), skew: after },
         SourceError::TooLarge { what: String::new() },
         SourceError::NotUnderstood { host: host(), what: String::new() },
+        SourceError::NoAgent { status: 0, host: host() },
+        SourceError::TokenRefused { host: host() },
+        SourceError::NotAllowed { host: host(), who: String::new(), namespace: String::new() },
+        SourceError::AgentFails { host: host(), what: String::new() },
+        SourceError::Upstream { host: host(), what: String::new() },
+        SourceError::NotReady { metric: String::new() },
+        SourceError::Unusable { metric: String::new(), reason: String::new() },
     ];
     for outcome in outcomes.iter().map(SourceError::outcome).chain(["ok"]) {
         assert!(readme.contains(&format!("`{outcome}`")), "{outcome} is not in the README");

@@ -12,7 +12,7 @@ use rustls::{
 use tokio::time::timeout;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use crate::{check::input::InputError, proto::ScaledObjectRef, trigger::boolean};
+use crate::{check::input::InputError, proto::ScaledObjectRef, words::boolean};
 
 /// From resolving the host to the end of the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

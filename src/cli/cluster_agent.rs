@@ -1,0 +1,72 @@
+//! The flags of `serve` for Cluster Agents: the server's own, and what triggers may ask of it.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, builder::BoolishValueParser};
+use url::Url;
+
+use super::values::{agent_url, positive};
+use crate::credentials::{self, AgentConfig, Pattern};
+
+/// Where Kubernetes mounts a pod's own token.
+const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// How often its files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+#[expect(clippy::struct_field_names, reason = "they are the names of flags")]
+#[derive(Debug, Args)]
+pub struct ClusterAgent {
+    /// Base URL of the server's own Cluster Agent, for triggers without an `authenticationRef`, such
+    /// as `https://datadog-cluster-agent-metrics-api.datadog.svc:8443`
+    #[arg(long, env = "SCALER_CLUSTER_AGENT_URL", value_name = "URL", value_parser = agent_url)]
+    cluster_agent_url: Option<Url>,
+
+    /// File with the token for it, re-read as it changes
+    #[arg(long, env = "SCALER_CLUSTER_AGENT_TOKEN_FILE", value_name = "FILE", default_value = TOKEN_FILE)]
+    cluster_agent_token_file: PathBuf,
+
+    /// File with the CA certificates (PEM) that alone vouch for Cluster Agents, unless a
+    /// TriggerAuthentication has a `datadogCaCert` or `unsafeSsl` [default: those of the system]
+    #[arg(long, env = "SCALER_CLUSTER_AGENT_CA", value_name = "FILE")]
+    cluster_agent_ca: Option<PathBuf>,
+
+    /// Take any certificate of the server's own Cluster Agent: whoever answers there gets the token
+    #[arg(
+        long,
+        env = "SCALER_CLUSTER_AGENT_UNSAFE_SSL",
+        value_parser = BoolishValueParser::new(),
+        requires = "cluster_agent_url"
+    )]
+    cluster_agent_unsafe_ssl: bool,
+
+    /// How old a Cluster Agent's value may be; one that is older is no data; per trigger: `maxAge`
+    #[arg(long, env = "SCALER_CLUSTER_AGENT_MAX_AGE", value_name = "DURATION", default_value = "16m", value_parser = positive)]
+    pub(super) cluster_agent_max_age: Duration,
+
+    /// Namespaces whose `DatadogMetric`s triggers of other namespaces may read with the server's own
+    /// token, separated by commas; `*` stands for any characters [default: none]
+    #[arg(
+        long,
+        env = "SCALER_CLUSTER_AGENT_NAMESPACES",
+        value_name = "PATTERNS",
+        value_delimiter = ','
+    )]
+    pub(super) cluster_agent_namespaces: Vec<Pattern>,
+}
+
+impl ClusterAgent {
+    /// The same, with what these flags say.
+    pub(super) fn complete(&self, config: credentials::Config) -> credentials::Config {
+        let agent = self.cluster_agent_url.clone().map(|url| AgentConfig {
+            url,
+            token_file: self.cluster_agent_token_file.clone(),
+            ca: self.cluster_agent_ca.clone(),
+            is_unsafe: self.cluster_agent_unsafe_ssl,
+            look_every: LOOK_EVERY,
+        });
+        let agent_namespaces = self.cluster_agent_namespaces.clone();
+        let rules = credentials::Rules { agent_namespaces, ..config.rules };
+        credentials::Config { agent, agent_ca: self.cluster_agent_ca.clone(), rules, ..config }
+    }
+}

@@ -1,0 +1,146 @@
+//! The server's own Cluster Agent: its address is a flag, its token and CA are files that are
+//! re-read, since Kubernetes replaces a pod's token each hour.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::{CredentialsError, Own, agent::token, resolver::Ring};
+use crate::{
+    demand::{Account, Trust},
+    http,
+    refresh::Refresher,
+};
+
+/// Largest file that is read: a token has some 1,200 characters, a bundle of CAs some 200,000.
+const MAX_FILE: u64 = 1 << 20;
+
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// What comes before `/apis`.
+    pub url: Url,
+    pub token_file: PathBuf,
+    pub ca: Option<PathBuf>,
+    /// Whether anybody's certificate will do.
+    pub is_unsafe: bool,
+    /// How often the files are looked at.
+    pub look_every: Duration,
+}
+
+/// Looks after the files.
+pub(super) struct AgentKeeper {
+    config: AgentConfig,
+    own: watch::Sender<Option<Own>>,
+    ring: Arc<Ring>,
+}
+
+impl AgentKeeper {
+    /// Reads the files once.
+    pub(super) async fn new(
+        config: AgentConfig,
+        ring: Arc<Ring>,
+    ) -> (Self, watch::Receiver<Option<Own>>) {
+        let read = read(&config).await;
+        if config.is_unsafe {
+            let host = config.url.host_str().unwrap_or_default();
+            tracing::warn!(
+                host,
+                "the Cluster Agent's certificate is not verified (`--cluster-agent-unsafe-ssl`)"
+            );
+        }
+        if let Err(error) = &read {
+            tracing::warn!(%error, "there is no Cluster Agent yet; its files are looked at again");
+        }
+        let (own, receiver) = watch::channel(Some(read));
+        (Self { config, own, ring }, receiver)
+    }
+
+    /// Until `shutdown`. Files that cannot be read leave the last token in use.
+    pub(super) async fn run(self, refresher: Refresher, shutdown: CancellationToken) {
+        let mut look = interval(self.config.look_every);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut complaint = None;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = look.tick() => {}
+            }
+            match read(&self.config).await {
+                Ok(account) => {
+                    complaint = None;
+                    self.adopt(&account, &refresher);
+                }
+                Err(error) => {
+                    let is_news = complaint.as_ref() != Some(&error);
+                    if is_news && self.now().is_ok() {
+                        tracing::warn!(%error, "the Cluster Agent's last token stays in use");
+                    } else if is_news {
+                        drop(self.own.send_replace(Some(Err(error.clone()))));
+                    }
+                    complaint = Some(error);
+                }
+            }
+        }
+    }
+
+    fn adopt(&self, account: &Arc<Account>, refresher: &Refresher) {
+        let before = self.now();
+        if before.as_ref().is_ok_and(|old| old == account) {
+            return;
+        }
+        tracing::info!(host = account.host(), "the Cluster Agent's new token is in use");
+        refresher.readmit(account);
+        drop(self.own.send_replace(Some(Ok(account.clone()))));
+        if let Ok(old) = before
+            && !self.ring.uses(&old)
+        {
+            refresher.replace(&old, account);
+        }
+    }
+
+    fn now(&self) -> Own {
+        self.own.borrow().clone().unwrap_or(Err(CredentialsError::NoAgent))
+    }
+}
+
+async fn read(config: &AgentConfig) -> Own {
+    let path = &config.token_file;
+    let token = token(&file(path).await?).ok_or_else(|| CredentialsError::AgentFile {
+        path: path.display().to_string(),
+        cause: "it is empty, or holds a character that no token has".to_owned(),
+    })?;
+    let trust = match &config.ca {
+        _ if config.is_unsafe => Trust::Anybody,
+        Some(path) => Trust::Authorities(authorities(path).await?),
+        None => Trust::System,
+    };
+    Ok(Arc::new(Account::of_agent(config.url.clone(), token, trust)))
+}
+
+/// Certificates in PEM.
+pub(super) async fn authorities(path: &PathBuf) -> Result<Arc<str>, CredentialsError> {
+    let pem = file(path).await?;
+    if !http::has_certificates(&pem) {
+        return Err(CredentialsError::AgentFile {
+            path: path.display().to_string(),
+            cause: "it holds no certificates (PEM)".to_owned(),
+        });
+    }
+    Ok(pem.into())
+}
+
+/// Never waits: a pipe in its place is refused.
+async fn file(path: &PathBuf) -> Result<String, CredentialsError> {
+    let fails =
+        |cause: String| CredentialsError::AgentFile { path: path.display().to_string(), cause };
+    let metadata = tokio::fs::metadata(path).await.map_err(|error| fails(error.to_string()))?;
+    if !metadata.is_file() || metadata.len() > MAX_FILE {
+        return Err(fails("it is no file of that kind".to_owned()));
+    }
+    tokio::fs::read_to_string(path).await.map_err(|error| fails(error.to_string()))
+}
