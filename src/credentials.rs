@@ -39,8 +39,6 @@ use resolver::Ring;
 /// Answers with the account to use. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    own: watch::Receiver<Option<Own>>,
-    own_agent: watch::Receiver<Option<Own>>,
     rules: Arc<Rules>,
     ring: Arc<Ring>,
     kubernetes: Option<Kubernetes>,
@@ -233,8 +231,8 @@ impl Credentials {
     /// The same, for requests that are verified, and triggers whose credentials come from
     /// Kubernetes: run the `Resolver`.
     pub fn with_kubernetes(self, kubernetes: Kubernetes) -> (Self, Resolver) {
-        let Self { own, rules, ring, .. } = self.clone();
-        let resolver = Resolver::new(kubernetes.clone(), rules, ring, own);
+        let Self { rules, ring, .. } = self.clone();
+        let resolver = Resolver::new(kubernetes.clone(), rules, ring);
         (Self { kubernetes: Some(kubernetes), ..self }, resolver)
     }
 
@@ -296,10 +294,10 @@ impl Credentials {
     ) -> Result<Grant, CredentialsError> {
         self.rules.allow_own(namespace)?;
         let account = match wanted {
-            Wanted::Query => &self.own,
+            Wanted::Query => &self.ring.own,
             Wanted::Metric { namespace: of } => {
                 self.rules.allow_metric(namespace, of)?;
-                &self.own_agent
+                &self.ring.own_agent
             }
         };
         Ok(Grant { trigger, account: account.clone() })
@@ -312,7 +310,7 @@ impl Credentials {
 
     /// The server's own account.
     pub fn own(&self) -> Result<Arc<Account>, CredentialsError> {
-        self.own.borrow().clone().unwrap_or(Err(CredentialsError::None))
+        self.ring.own.borrow().clone().unwrap_or(Err(CredentialsError::None))
     }
 }
 

@@ -79,7 +79,6 @@ struct DirectoryKeeper {
 pub async fn load(config: Config) -> Result<(Credentials, Option<Keeper>), CredentialsError> {
     let Config { origin, base_url, mut rules, agent, agent_ca, is_optional } = config;
     let is_optional = is_optional || agent.is_some();
-    let ring = Arc::new(Ring::default());
     let (own, directory) = match origin {
         Origin::Given(given) => (account(&given, base_url.as_ref()), None),
         Origin::Directory(directory) => {
@@ -95,18 +94,17 @@ pub async fn load(config: Config) -> Result<(Credentials, Option<Keeper>), Crede
     if let Some(path) = &agent_ca {
         rules.agent_ca = Some(authorities(path).await?);
     }
-    let (agent, own_agent) = match agent {
-        Some(config) => {
-            let (keeper, own_agent) = AgentKeeper::new(config, ring.clone()).await;
-            (Some(keeper), own_agent)
-        }
-        None => (None, watch::channel(Some(Err(CredentialsError::NoAgent))).1),
+    let agent_account = match &agent {
+        Some(config) => config.account().await,
+        None => Err(CredentialsError::NoAgent),
     };
-    let (sender, own) = watch::channel(Some(own));
+    let (own, own_receiver) = watch::channel(Some(own));
+    let (own_agent, agent_receiver) = watch::channel(Some(agent_account));
+    let ring = Arc::new(Ring::new(own_receiver, agent_receiver));
     let rules = Arc::new(rules);
-    let credentials = Credentials { own, own_agent, rules, ring: ring.clone(), kubernetes: None };
-    let directory =
-        directory.map(|directory| DirectoryKeeper { directory, base_url, own: sender, ring });
+    let credentials = Credentials { rules, ring: ring.clone(), kubernetes: None };
+    let agent = agent.map(|config| AgentKeeper::new(config, own_agent, ring.clone()));
+    let directory = directory.map(|directory| DirectoryKeeper { directory, base_url, own, ring });
     let keeper = (directory.is_some() || agent.is_some()).then_some(Keeper { directory, agent });
     Ok((credentials, keeper))
 }
@@ -175,10 +173,8 @@ impl DirectoryKeeper {
         question_site(account, self.base_url.as_ref());
         drop(self.own.send_replace(Some(Ok(account.clone()))));
         refresher.readmit(account);
-        if let Ok(old) = before
-            && !self.ring.uses(&old)
-        {
-            refresher.replace(&old, account);
+        if let Ok(old) = before {
+            self.ring.succeed(refresher, &old, account);
         }
     }
 

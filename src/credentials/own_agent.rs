@@ -40,12 +40,11 @@ pub(super) struct AgentKeeper {
 }
 
 impl AgentKeeper {
-    /// Reads the files once.
-    pub(super) async fn new(
+    pub(super) fn new(
         config: AgentConfig,
+        own: watch::Sender<Option<Own>>,
         ring: Arc<Ring>,
-    ) -> (Self, watch::Receiver<Option<Own>>) {
-        let read = read(&config).await;
+    ) -> Self {
         if config.is_unsafe {
             let host = config.url.host_str().unwrap_or_default();
             tracing::warn!(
@@ -53,11 +52,11 @@ impl AgentKeeper {
                 "the Cluster Agent's certificate is not verified (`--cluster-agent-unsafe-ssl`)"
             );
         }
-        if let Err(error) = &read {
+        let keeper = Self { config, own, ring };
+        if let Err(error) = keeper.now() {
             tracing::warn!(%error, "there is no Cluster Agent yet; its files are looked at again");
         }
-        let (own, receiver) = watch::channel(Some(read));
-        (Self { config, own, ring }, receiver)
+        keeper
     }
 
     /// Until `shutdown`. Files that cannot be read leave the last token in use.
@@ -70,7 +69,7 @@ impl AgentKeeper {
                 () = shutdown.cancelled() => return,
                 _ = look.tick() => {}
             }
-            match read(&self.config).await {
+            match self.config.account().await {
                 Ok(account) => {
                     complaint = None;
                     self.adopt(&account, &refresher);
@@ -96,10 +95,8 @@ impl AgentKeeper {
         tracing::info!(host = account.host(), "the Cluster Agent's new token is in use");
         refresher.readmit(account);
         drop(self.own.send_replace(Some(Ok(account.clone()))));
-        if let Ok(old) = before
-            && !self.ring.uses(&old)
-        {
-            refresher.replace(&old, account);
+        if let Ok(old) = before {
+            self.ring.succeed(refresher, &old, account);
         }
     }
 
@@ -108,18 +105,21 @@ impl AgentKeeper {
     }
 }
 
-async fn read(config: &AgentConfig) -> Own {
-    let path = &config.token_file;
-    let token = token(&file(path).await?).ok_or_else(|| CredentialsError::AgentFile {
-        path: path.display().to_string(),
-        cause: "it is empty, or holds a character that no token has".to_owned(),
-    })?;
-    let trust = match &config.ca {
-        _ if config.is_unsafe => Trust::Anybody,
-        Some(path) => Trust::Authorities(authorities(path).await?),
-        None => Trust::System,
-    };
-    Ok(Arc::new(Account::of_agent(config.url.clone(), token, trust)))
+impl AgentConfig {
+    /// By what is in the files now.
+    pub(super) async fn account(&self) -> Own {
+        let path = &self.token_file;
+        let token = token(&file(path).await?).ok_or_else(|| CredentialsError::AgentFile {
+            path: path.display().to_string(),
+            cause: "it is empty, or holds a character that no token has".to_owned(),
+        })?;
+        let trust = match &self.ca {
+            _ if self.is_unsafe => Trust::Anybody,
+            Some(path) => Trust::Authorities(authorities(path).await?),
+            None => Trust::System,
+        };
+        Ok(Arc::new(Account::of_agent(self.url.clone(), token, trust)))
+    }
 }
 
 /// Certificates in PEM.

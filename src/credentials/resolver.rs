@@ -27,11 +27,14 @@ use crate::{
 /// Most that are resolved at once. How fast is decided where they are read.
 const MAX_AT_ONCE: usize = 16;
 
-/// The keys that are in use.
-#[derive(Debug, Default)]
+/// The accounts that are in use.
+#[derive(Debug)]
 pub(super) struct Ring {
     keyring: Mutex<Keyring>,
     wake: Notify,
+    /// The server's own, of the Datadog API and of a Cluster Agent.
+    pub(super) own: watch::Receiver<Option<Own>>,
+    pub(super) own_agent: watch::Receiver<Option<Own>>,
 }
 
 /// Resolves what the `Credentials` are asked for, once it is run.
@@ -39,13 +42,19 @@ pub struct Resolver {
     kubernetes: Kubernetes,
     rules: Arc<Rules>,
     ring: Arc<Ring>,
-    own: watch::Receiver<Option<Own>>,
 }
 
 /// What an `authenticationRef` came to, and by what.
 type Outcome = (Option<Arc<AuthenticationSpec>>, Own);
 
 impl Ring {
+    pub(super) fn new(
+        own: watch::Receiver<Option<Own>>,
+        own_agent: watch::Receiver<Option<Own>>,
+    ) -> Self {
+        Self { keyring: Mutex::default(), wake: Notify::new(), own, own_agent }
+    }
+
     /// What an `authenticationRef` comes to, now and later.
     pub(super) fn follow(
         &self,
@@ -58,8 +67,17 @@ impl Ring {
         Ok(account)
     }
 
-    pub(super) fn uses(&self, account: &Account) -> bool {
-        self.keyring().uses(account)
+    /// `new` is in use from now on. What was read with `old` is carried over to it, unless somebody
+    /// else uses that.
+    pub(super) fn succeed(&self, refresher: &Refresher, old: &Arc<Account>, new: &Arc<Account>) {
+        if !self.uses(old) {
+            refresher.replace(old, new);
+        }
+    }
+
+    fn uses(&self, account: &Account) -> bool {
+        let is_own = |own: &watch::Receiver<Option<Own>>| matches!(&*own.borrow(), Some(Ok(own)) if **own == *account);
+        is_own(&self.own) || is_own(&self.own_agent) || self.keyring().uses(account)
     }
 
     pub(super) fn states(&self) -> Vec<(CredentialState, usize)> {
@@ -73,13 +91,8 @@ impl Ring {
 }
 
 impl Resolver {
-    pub(super) fn new(
-        kubernetes: Kubernetes,
-        rules: Arc<Rules>,
-        ring: Arc<Ring>,
-        own: watch::Receiver<Option<Own>>,
-    ) -> Self {
-        Self { kubernetes, rules, ring, own }
+    pub(super) fn new(kubernetes: Kubernetes, rules: Arc<Rules>, ring: Arc<Ring>) -> Self {
+        Self { kubernetes, rules, ring }
     }
 
     /// Until `stop`.
@@ -148,10 +161,7 @@ impl Resolver {
             }
             Settled::Changed { old, new } => {
                 tracing::info!(%authentication, workload, host = new.host(), "new credentials are in use");
-                let is_own = matches!(&*self.own.borrow(), Some(Ok(own)) if *own == old);
-                if !is_own && !self.ring.uses(&old) {
-                    refresher.replace(&old, &new);
-                }
+                self.ring.succeed(refresher, &old, &new);
             }
             Settled::Kept(error) => {
                 tracing::warn!(%authentication, workload, %error, "the last credentials stay in use");
@@ -179,4 +189,23 @@ fn did_not_end(error: &JoinError) -> Outcome {
     tracing::error!(%error, "resolving credentials did not end as it should");
     let what = "resolve credentials".to_owned();
     (None, Err(CredentialsError::Read { error: ReadError::NotUnderstood { what } }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demand::{Keys, Trust};
+
+    #[test]
+    fn the_servers_own_accounts_are_in_use() {
+        let url = || "https://a.dd.svc:8443".parse().unwrap();
+        let keys = Keys::Pair { api: "a".into(), app: "b".into() };
+        let (api, agent) =
+            (Account::new(url(), keys), Account::of_agent(url(), "t".into(), Trust::System));
+        let (api, agent) = (Arc::new(api), Arc::new(agent));
+        let channel = |account: &Arc<Account>| watch::channel(Some(Ok(account.clone()))).1;
+        let ring = Ring::new(channel(&api), channel(&agent));
+        assert!(ring.uses(&api) && ring.uses(&agent));
+        assert!(!ring.uses(&Account::of_agent(url(), "other".into(), Trust::System)));
+    }
 }
