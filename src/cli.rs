@@ -299,6 +299,10 @@ pub enum UsageError {
     DatadogUrl { name: &'static str, expected: String },
     #[error("`--metadata` gives `{key}` twice; leave one of them out")]
     TwiceInMetadata { key: String },
+    #[error(
+        "`--cluster-agent-source=crd` needs Kubernetes; set `--kubernetes=on`, or another source"
+    )]
+    NoKubernetes,
 }
 
 impl Environment {
@@ -328,6 +332,9 @@ impl Serve {
         let on_terminal = std::io::stderr().is_terminal();
         let default_delay = if on_terminal { Duration::ZERO } else { Duration::from_secs(5) };
         let kubernetes = self.tenants.kubernetes();
+        if kubernetes.is_none() && self.cluster_agent.needs_kubernetes() {
+            return Err(UsageError::NoKubernetes);
+        }
         let Tenants { grants, .. } = &self.tenants;
         let rules = grants.rules(&environment, kubernetes.is_some(), self.engine.rules.hold);
         let credentials = self.reach.credentials(environment)?;
@@ -340,7 +347,7 @@ impl Serve {
                 is_optional,
                 ..credentials
             }),
-            kubernetes,
+            kubernetes: kubernetes.map(|config| self.cluster_agent.watching(config)),
             http: self.reach.http(),
             refresh: self.engine.refresh_config(),
             scaler: scaler::Config {
@@ -435,7 +442,7 @@ impl Tenants {
             When::Auto | When::On => Access::Kubeconfig { context: None },
         };
         let namespaces = self.namespaces.iter().map(|name| (&**name).into()).collect();
-        Some(kubernetes::Config { access, namespaces })
+        Some(kubernetes::Config { access, namespaces, watches_datadog_metrics: false })
     }
 }
 

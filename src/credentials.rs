@@ -12,7 +12,8 @@ use tokio::{
 use crate::{
     demand::{Account, Service},
     kubernetes::{
-        AuthenticationKind, Claim, ClaimError, Kubernetes, ReadError, Reference, Stored, Workload,
+        AuthenticationKind, Claim, ClaimError, Kubernetes, NoWatch, ReadError, Reference, Stored,
+        Workload,
     },
     words::shorten,
 };
@@ -41,6 +42,8 @@ use resolver::Ring;
 pub struct Credentials {
     rules: Arc<Rules>,
     ring: Arc<Ring>,
+    /// The account of the watch, which does not change.
+    watched: watch::Receiver<Option<Own>>,
     kubernetes: Option<Kubernetes>,
 }
 
@@ -63,6 +66,19 @@ pub struct Rules {
     pub agent_namespaces: Vec<Pattern>,
     /// Who vouches for Cluster Agents, unless a TriggerAuthentication says so: certificates in PEM.
     pub agent_ca: Option<Arc<str>>,
+    pub agent_source: AgentSource,
+}
+
+/// How `DatadogMetric`s are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AgentSource {
+    /// By the watch where that tells of them, and else from a Cluster Agent.
+    #[default]
+    Auto,
+    /// By the watch of Kubernetes alone.
+    Crd,
+    /// From a Cluster Agent alone.
+    Http,
 }
 
 /// What is to be read with an account.
@@ -94,6 +110,7 @@ impl Default for Rules {
             hold: Duration::from_mins(1),
             agent_namespaces: Vec::new(),
             agent_ca: None,
+            agent_source: AgentSource::default(),
         }
     }
 }
@@ -107,8 +124,8 @@ impl Rules {
         Err(CredentialsError::NotOwn { namespace: namespace.into() })
     }
 
-    /// Whether triggers of `namespace` may read the `DatadogMetric`s of another with the server's
-    /// own token: the agent authorizes the token, which may read them all.
+    /// Whether triggers of `namespace` may read the `DatadogMetric`s of another by the watch, or with
+    /// the server's own token: both may read them all.
     pub fn allow_metric(&self, namespace: &str, of: &str) -> Result<(), CredentialsError> {
         let of = of.to_lowercase();
         let is_allowed =
@@ -205,6 +222,9 @@ pub enum CredentialsError {
          `datadogMetricsService`, or have the administrator set `--cluster-agent-url`"
     )]
     NoAgent,
+    /// Nor is there a watch.
+    #[error("{why}; or refer to a TriggerAuthentication with the `token` for a Cluster Agent")]
+    NoWatch { why: NoWatch },
     /// Of the server's own agent.
     #[error("the file {path} for the Cluster Agent cannot be used: {cause}")]
     AgentFile { path: String, cause: String },
@@ -212,8 +232,8 @@ pub enum CredentialsError {
     #[error("`{parameter}` of {authentication} must be {expected}")]
     AgentParameter { authentication: String, parameter: &'static str, expected: &'static str },
     #[error(
-        "the DatadogMetric is of the namespace {of}, and triggers of {namespace} may not read it with \
-         the scaler's own token; refer to a TriggerAuthentication with a `token`, or have the \
+        "the DatadogMetric is of the namespace {of}, and triggers of {namespace} may not read it by \
+         what the scaler itself may; refer to a TriggerAuthentication with a `token`, or have the \
          administrator add {of} to `--cluster-agent-namespaces`"
     )]
     NotOwnMetric { namespace: Arc<str>, of: Arc<str> },
@@ -259,31 +279,57 @@ impl Credentials {
         trigger: Arc<Stored>,
         wanted: Wanted<'_>,
     ) -> Result<Grant, CredentialsError> {
-        let object = &trigger.object;
-        let Some(reference) = &trigger.authentication else {
-            return self.grant_own(&object.namespace.clone(), Some(trigger), wanted);
-        };
+        let namespace = &trigger.object.namespace;
+        let reference = trigger.authentication.as_ref();
+        let known = reference.and_then(|it| kubernetes.known_authentication(namespace, it));
         let service = wanted.service();
-        let known = kubernetes.known_authentication(&object.namespace, reference);
         // One that only says how KEDA reaches the scaler (`caCert` and the like).
         let names = Parameter::names(service);
         let is_keda_s = known.as_ref().is_some_and(|spec| !spec.concerns(names));
-        if is_keda_s && self.rules.allow_own(&object.namespace).is_ok() {
-            return self.grant_own(&object.namespace.clone(), Some(trigger), wanted);
+        if let Wanted::Metric { namespace: of } = wanted
+            && self.reads_by_watch(kubernetes, namespace, of, reference.is_some() && !is_keda_s)?
+        {
+            return Ok(Grant { trigger: Some(trigger), account: self.watched.clone() });
+        }
+        let Some(reference) = reference else {
+            return self.grant_own(&namespace.clone(), Some(trigger), wanted);
+        };
+        if is_keda_s && self.rules.allow_own(namespace).is_ok() {
+            return self.grant_own(&namespace.clone(), Some(trigger), wanted);
         }
         let needs_workload = known.is_none_or(|spec| spec.needs_workload());
         // One of the cluster is the same for all, unless it looks into their workloads.
         let is_shared =
             reference.kind == AuthenticationKind::ClusterTriggerAuthentication && !needs_workload;
-        let namespace = if is_shared { &self.rules.keda_namespace } else { &object.namespace };
+        let namespace = if is_shared { &self.rules.keda_namespace } else { namespace };
         let authentication = Authentication {
             service,
             namespace: namespace.clone(),
             reference: reference.clone(),
-            workload: needs_workload.then(|| object.workload.clone()),
+            workload: needs_workload.then(|| trigger.object.workload.clone()),
         };
         let account = self.ring.follow(authentication)?;
         Ok(Grant { trigger: Some(trigger), account })
+    }
+
+    /// Whether a trigger of `namespace` reads the `DatadogMetric`s of another, or its own, by the
+    /// watch.
+    fn reads_by_watch(
+        &self,
+        kubernetes: &Kubernetes,
+        namespace: &str,
+        of: &str,
+        has_token: bool,
+    ) -> Result<bool, CredentialsError> {
+        let of = of.to_lowercase();
+        let may = self.rules.allow_metric(namespace, &of);
+        match self.rules.agent_source {
+            AgentSource::Http => Ok(false),
+            AgentSource::Crd => may.map(|()| true),
+            // What a token may read of other namespaces, the Cluster Agent says.
+            AgentSource::Auto if has_token && namespace != of => Ok(false),
+            AgentSource::Auto => Ok(may.is_ok() && kubernetes.tells_datadog_metrics(&of).is_ok()),
+        }
     }
 
     fn grant_own(
@@ -292,15 +338,30 @@ impl Credentials {
         trigger: Option<Arc<Stored>>,
         wanted: Wanted<'_>,
     ) -> Result<Grant, CredentialsError> {
-        self.rules.allow_own(namespace)?;
         let account = match wanted {
             Wanted::Query => &self.ring.own,
             Wanted::Metric { namespace: of } => {
                 self.rules.allow_metric(namespace, of)?;
+                self.question_agent(of)?;
                 &self.ring.own_agent
             }
         };
+        self.rules.allow_own(namespace)?;
         Ok(Grant { trigger, account: account.clone() })
+    }
+
+    /// That there is a Cluster Agent to ask; where there is none, the watch would do.
+    fn question_agent(&self, of: &str) -> Result<(), CredentialsError> {
+        if !matches!(&*self.ring.own_agent.borrow(), Some(Err(CredentialsError::NoAgent))) {
+            return Ok(());
+        }
+        if let Some(kubernetes) = &self.kubernetes
+            && self.rules.agent_source == AgentSource::Auto
+            && let Err(why) = kubernetes.tells_datadog_metrics(&of.to_lowercase())
+        {
+            return Err(CredentialsError::NoWatch { why });
+        }
+        Err(CredentialsError::NoAgent)
     }
 
     /// How many `authenticationRef`s there are in each state; `None` without Kubernetes.

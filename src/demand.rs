@@ -43,11 +43,18 @@ pub struct Window {
 pub struct Account {
     base_url: Url,
     keys: Keys,
-    /// Of a Cluster Agent; the Datadog API has none of its own.
-    trust: Option<Trust>,
+    way: Way,
 }
 
-/// Who answers at an account's address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Way {
+    Api,
+    Agent(Trust),
+    /// Nobody is asked: a watch has told it.
+    Watch,
+}
+
+/// Whose answers an account gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Service {
     DatadogApi,
@@ -73,6 +80,8 @@ pub enum Keys {
     /// A personal (`ddpat_`) or service (`ddsat_`) access token, which needs no API key:
     /// <https://docs.datadoghq.com/account_management/personal-access-tokens/>.
     Bearer(SecretString),
+    /// Where nobody is asked.
+    None,
 }
 
 /// What Datadog answered to one demand. An answer without a single point is a reading
@@ -122,21 +131,38 @@ impl Query {
 impl Account {
     /// `base_url` is what comes before `/api/v1`, such as `https://api.datadoghq.eu`.
     pub fn new(base_url: Url, keys: Keys) -> Self {
-        Self { base_url, keys, trust: None }
+        Self { base_url, keys, way: Way::Api }
     }
 
     /// Of a Cluster Agent. `base_url` is what comes before `/apis`.
     pub fn of_agent(base_url: Url, token: SecretString, trust: Trust) -> Self {
-        Self { base_url, keys: Keys::Bearer(token), trust: Some(trust) }
+        Self { base_url, keys: Keys::Bearer(token), way: Way::Agent(trust) }
+    }
+
+    /// Of all that a watch of `DatadogMetric`s tells: what the Cluster Agent wrote into them.
+    pub fn of_watch() -> Self {
+        let base_url = Url::parse("watch://kubernetes").expect("it is a URL");
+        Self { base_url, keys: Keys::None, way: Way::Watch }
     }
 
     pub fn service(&self) -> Service {
-        if self.trust.is_some() { Service::ClusterAgent } else { Service::DatadogApi }
+        match self.way {
+            Way::Api => Service::DatadogApi,
+            Way::Agent(_) | Way::Watch => Service::ClusterAgent,
+        }
     }
 
-    /// `None` for the Datadog API.
+    /// Whether nobody is asked, since a watch has told it.
+    pub fn is_watched(&self) -> bool {
+        self.way == Way::Watch
+    }
+
+    /// Of a Cluster Agent that is asked.
     pub fn trust(&self) -> Option<&Trust> {
-        self.trust.as_ref()
+        match &self.way {
+            Way::Agent(trust) => Some(trust),
+            Way::Api | Way::Watch => None,
+        }
     }
 
     /// Whether its queries travel together, and requests are counted against a limit. A Cluster
@@ -179,6 +205,7 @@ impl Keys {
         match self {
             Keys::Pair { api, app } => [api.expose_secret(), app.expose_secret()],
             Keys::Bearer(token) => [token.expose_secret(), ""],
+            Keys::None => ["", ""],
         }
     }
 }
@@ -211,7 +238,7 @@ impl PartialEq for Account {
     fn eq(&self, other: &Self) -> bool {
         self.base_url == other.base_url
             && self.keys.secrets() == other.keys.secrets()
-            && self.trust == other.trust
+            && self.way == other.way
     }
 }
 
@@ -221,7 +248,7 @@ impl Hash for Account {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.base_url.hash(state);
         self.keys.secrets().hash(state);
-        self.trust.hash(state);
+        self.way.hash(state);
     }
 }
 
@@ -239,6 +266,7 @@ impl fmt::Debug for Keys {
         f.write_str(match self {
             Keys::Pair { .. } => "Pair([redacted])",
             Keys::Bearer(_) => "Bearer([redacted])",
+            Keys::None => "None",
         })
     }
 }

@@ -1,12 +1,12 @@
-//! Everything we ask of Kubernetes: which triggers there are, and the objects that credentials
-//! come from. Nothing else names the `kube` crate.
+//! Everything we ask of Kubernetes: which triggers there are, the objects that credentials come
+//! from, and what a Cluster Agent writes into `DatadogMetric`s. Nothing else names the `kube` crate.
 //!
-//! KEDA's objects are watched, and what the watches tell stands in the `index`. What is read by
+//! KEDA's objects and `DatadogMetric`s are watched, and what the watches tell stands in the `index`. What is read by
 //! name, Secrets and ConfigMaps above all, is remembered shortly in `reads`. While Kubernetes is
 //! away, what is known stays in use.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -15,21 +15,23 @@ use std::{
 use kube::Client;
 use serde_json::Value;
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, timeout_at},
 };
 
-use crate::words::shorten;
+use crate::words::{is_label, is_name, shorten};
 
 mod access;
 mod content;
 mod watches;
 mod index;
+mod datadog_metrics;
 mod objects;
 mod reads;
 
 pub use access::{Access, AccessError, is_in_pod};
 pub use content::{Container, Data, DataKind};
+pub use datadog_metrics::{DatadogMetric, MetricName, NoWatch};
 pub use index::Claim;
 pub use objects::{
     AuthenticationKind, AuthenticationSpec, Entry, Kind, Reference, Scalable, Stored, Variable,
@@ -38,7 +40,7 @@ pub use objects::{
 pub use watches::{WatchState, Watches};
 
 use content::Reader;
-use index::{Found, Index, Item, Scope};
+use index::{Found, Index, Item, Scope, Watched};
 use objects::AuthenticationName;
 use reads::{Pace, Reads, Weigh};
 
@@ -47,6 +49,8 @@ pub struct Config {
     pub access: Access,
     /// Where KEDA's objects are watched and read; everywhere if it is empty.
     pub namespaces: Vec<Arc<str>>,
+    /// Whether `DatadogMetric`s are watched as well.
+    pub watches_datadog_metrics: bool,
 }
 
 /// The handle. Cheap to clone.
@@ -66,6 +70,8 @@ struct Shared {
     look_pace: Pace,
     /// Counts changes of TriggerAuthentications.
     changes: watch::Sender<u64>,
+    /// A `DatadogMetric` may have changed.
+    news: Notify,
     watches: Mutex<HashMap<Scope, WatchState>>,
     /// Whether each watch has been complete, or failed, once.
     settled: watch::Sender<bool>,
@@ -82,6 +88,8 @@ pub enum ReadError {
     Busy,
     #[error("what Kubernetes answers is not understood (to {what})")]
     NotUnderstood { what: String },
+    #[error("Kubernetes does not know the kind")]
+    Absent,
 }
 
 /// Why a request is not honoured.
@@ -146,6 +154,7 @@ fn assemble(config: Config, client: Client, server: Option<Box<str>>) -> (Kubern
         looks: Reads::new(MAX_LOOKS),
         look_pace: Pace::new(LOOKS_A_SECOND),
         changes: watch::Sender::new(0),
+        news: Notify::new(),
         watches: Mutex::default(),
         settled: watch::Sender::new(false),
     });
@@ -339,6 +348,52 @@ impl Kubernetes {
         self.shared.server.as_deref()
     }
 
+    /// A `DatadogMetric` as the watch last told it; `None` if there is none.
+    pub fn datadog_metric(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<DatadogMetric>>, NoWatch> {
+        self.tells_datadog_metrics(namespace)?;
+        Ok(self.shared.index().datadog_metrics.get(namespace, name))
+    }
+
+    /// Whether a watch tells of the `DatadogMetric`s of this namespace, or did and will again.
+    pub fn tells_datadog_metrics(&self, namespace: &str) -> Result<(), NoWatch> {
+        if self.shared.index().datadog_metrics.is_listed(namespace) {
+            return Ok(());
+        }
+        Err(match self.datadog_metrics_watch(namespace) {
+            None => NoWatch::Uncovered,
+            Some(WatchState::Forbidden) => NoWatch::Forbidden,
+            Some(WatchState::Absent) => NoWatch::Absent,
+            Some(WatchState::Beginning | WatchState::Working | WatchState::Failing) => {
+                NoWatch::Unlisted
+            }
+        })
+    }
+
+    /// How it stands with the watch that tells of the `DatadogMetric`s of this namespace.
+    pub fn datadog_metrics_watch(&self, namespace: &str) -> Option<WatchState> {
+        let covers = |scope: &Scope| {
+            scope.what == Watched::DatadogMetric
+                && scope.namespace.as_deref().is_none_or(|it| it == namespace)
+        };
+        let watches = self.shared.watches();
+        watches.iter().find(|(scope, _)| covers(scope)).map(|(_, state)| *state)
+    }
+
+    /// Waits until `DatadogMetric`s change; says which have, since it last did.
+    pub async fn changed_datadog_metrics(&self) -> HashSet<MetricName> {
+        loop {
+            let changed = self.shared.index().datadog_metrics.take_changed();
+            if !changed.is_empty() {
+                return changed;
+            }
+            self.shared.news.notified().await;
+        }
+    }
+
     /// Changes when a TriggerAuthentication does.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
@@ -377,18 +432,6 @@ impl ReadError {
         };
         Self::Unreachable { cause: shorten(cause.trim(), MAX_CAUSE) }
     }
-}
-
-/// Whether it can be a namespace (RFC 1123 label); else it does not go into a URL.
-fn is_label(text: &str) -> bool {
-    text.len() <= 63
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !text.is_empty()
-}
-
-/// Whether it can be an object's name (RFC 1123 subdomain).
-fn is_name(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 impl fmt::Debug for Kubernetes {

@@ -181,6 +181,18 @@ impl Refresher {
         }
     }
 
+    /// There is news of these: whoever is interested in one has it read at once.
+    pub fn hasten(&self, demands: impl IntoIterator<Item = Demand>) {
+        let now = Instant::now();
+        let mut is_due = false;
+        for demand in demands {
+            is_due |= self.shared.book().hasten(&demand, now);
+        }
+        if is_due {
+            self.shared.wake.notify_one();
+        }
+    }
+
     /// What is known and planned at this instant.
     pub fn snapshot(&self) -> Snapshot {
         self.shared.book().snapshot(Instant::now())

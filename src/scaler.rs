@@ -9,7 +9,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{
     credentials::{Credentials, CredentialsError, Grant, Wanted},
-    demand::{Demand, Query},
+    demand::{Account, Demand, Query},
     kubernetes::{Claim, Kind, Scalable, Stored},
     metrics::{Method, Metrics},
     proto::{
@@ -20,10 +20,11 @@ use crate::{
     trigger::{
         Advice, Circumstances, Contradiction, Measure, Owner, PointOffset, Subject, Trigger,
     },
-    words::{is_label, shorten},
+    words::{is_label, is_name, shorten},
 };
 
 mod warm;
+mod news;
 mod status;
 mod streams;
 
@@ -197,8 +198,12 @@ impl Shared {
         deadline: Instant,
     ) -> Result<(Trigger, Grant), Failure> {
         let trigger = self.understand(object)?;
-        query(&trigger)?;
-        let grant = self.grant(object, &trigger, deadline).await.map_err(Failure::Credentials)?;
+        question_names(&trigger)?;
+        let mut grant =
+            self.grant(object, &trigger, deadline).await.map_err(Failure::Credentials)?;
+        if let Ok(account) = grant.account_now() {
+            demand(&trigger, account)?;
+        }
         if let Some(stored) = &grant.trigger {
             let advice = contradictions(stored, &trigger, self.hold(&grant));
             self.journal.warn(object, &advice);
@@ -239,7 +244,7 @@ impl Shared {
         let judge = |latest: &_, now| trigger.judge(latest, now, hold);
         loop {
             let account = grant.account(deadline).await.map_err(Failure::Credentials)?;
-            let demand = Demand { account, query: query(&trigger)? };
+            let demand = demand(&trigger, account)?;
             match self
                 .refresher
                 .read(&demand, asker(&object.namespace, &trigger), deadline, judge)
@@ -317,24 +322,31 @@ fn asker<'a>(namespace: &'a str, trigger: &Trigger) -> Asker<'a> {
     Asker { namespace, needs_step }
 }
 
-/// What is asked for. The Cluster Agent's API takes fewer names than Kubernetes does
-/// (`metricNameRegexp`, pkg/clusteragent/autoscaling/externalmetrics of DataDog/datadog-agent).
-fn query(trigger: &Trigger) -> Result<Query, Failure> {
-    match &trigger.subject {
-        Subject::Query(query) => Ok(query.clone()),
+/// What is asked for, with this account.
+fn demand(trigger: &Trigger, account: Arc<Account>) -> Result<Demand, Failure> {
+    let query = match &trigger.subject {
+        Subject::Query(query) => query.clone(),
         Subject::DatadogMetric { namespace, name, .. } => {
-            let parts = [
-                ("datadogMetricNamespace", namespace, MAX_LABEL),
-                ("datadogMetricName", name, MAX_NAME),
-            ];
-            for (key, value, most) in parts {
-                if !is_label(&value.to_lowercase(), most) {
-                    return Err(Failure::NoMetricName { key, value: shorten(value, MAX_SHOWN) });
-                }
+            if !account.is_watched() && name.contains('.') {
+                return Err(Failure::DottedName { name: shorten(name, MAX_SHOWN) });
             }
-            Ok(Query::of_metric(namespace, name))
+            Query::of_metric(namespace, name)
         }
+    };
+    Ok(Demand { account, query })
+}
+
+/// That the names are some, before anybody is asked.
+fn question_names(trigger: &Trigger) -> Result<(), Failure> {
+    let Subject::DatadogMetric { namespace, name, .. } = &trigger.subject else { return Ok(()) };
+    let odd = |key, value| Err(Failure::NoMetricName { key, value: shorten(value, MAX_SHOWN) });
+    if !is_label(&namespace.to_lowercase()) {
+        return odd("datadogMetricNamespace", namespace);
     }
+    if !is_name(&name.to_lowercase()) {
+        return odd("datadogMetricName", name);
+    }
+    Ok(())
 }
 
 fn wanted(trigger: &Trigger) -> Wanted<'_> {

@@ -21,7 +21,7 @@ use crate::{
     proto::{self, external_scaler_server::ExternalScalerServer},
     refresh,
     scaler::{self, Scaler},
-    source::{Sources, cluster_agent::ClusterAgent, datadog::Datadog},
+    source::{Sources, cluster_agent::ClusterAgent, datadog::Datadog, watched::Watched},
     tls::{self, Certificates},
 };
 
@@ -113,11 +113,7 @@ pub struct Shutdown {
 pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
     let client = http::Client::new(&config.http)?;
-    let security = match &config.tls {
-        None => "plaintext",
-        Some(tls) if tls.client_ca.is_none() => "TLS",
-        Some(_) => "mTLS",
-    };
+    let security = security(config.tls.as_ref());
     let tls = match config.tls {
         Some(tls) => Some(tls::load(tls).await?),
         None => None,
@@ -129,7 +125,11 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
         credentials: credentials.clone(),
         kubernetes: cluster.as_ref().map(Cluster::kubernetes),
     };
-    let source = sources(client, config.http.request_timeout, &metrics);
+    let source = Sources {
+        datadog: Datadog::new(client, metrics.clone()),
+        cluster_agent: ClusterAgent::new(config.http.request_timeout, metrics.clone()),
+        watched: Watched::new(cluster.as_ref().map(Cluster::kubernetes)),
+    };
     let (refresher, worker) = refresh::new(config.refresh, source);
 
     // Each part ends on its own token: first the streams and the gRPC server, then the rest.
@@ -218,10 +218,11 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> an
     Ok(())
 }
 
-fn sources(client: http::Client, request_timeout: Duration, metrics: &Arc<Metrics>) -> Sources {
-    Sources {
-        datadog: Datadog::new(client, metrics.clone()),
-        cluster_agent: ClusterAgent::new(request_timeout, metrics.clone()),
+fn security(tls: Option<&tls::Config>) -> &'static str {
+    match tls {
+        None => "plaintext",
+        Some(tls) if tls.client_ca.is_none() => "TLS",
+        Some(_) => "mTLS",
     }
 }
 

@@ -3,12 +3,16 @@
 
 use std::{future::Future, mem::discriminant, sync::Arc, time::Duration};
 
-use crate::demand::{Account, Query, Series, Service};
+use crate::{
+    demand::{Account, Point, Query, Series, Service},
+    kubernetes::NoWatch,
+};
 
 pub mod datadog;
 mod outcome;
 mod series;
 pub mod cluster_agent;
+pub mod watched;
 mod quantity;
 mod list;
 pub mod grammar;
@@ -17,6 +21,7 @@ mod scripted;
 
 use cluster_agent::ClusterAgent;
 use datadog::Datadog;
+use watched::Watched;
 
 /// Something that can be asked for readings.
 pub trait Source: Send + Sync + 'static {
@@ -28,12 +33,14 @@ pub trait Source: Send + Sync + 'static {
 pub struct Sources {
     pub datadog: Datadog,
     pub cluster_agent: ClusterAgent,
+    pub watched: Watched,
 }
 
 impl Source for Sources {
     async fn fetch(&self, batch: &Batch) -> Reply {
         match batch.account.service() {
             Service::DatadogApi => self.datadog.fetch(batch).await,
+            Service::ClusterAgent if batch.account.is_watched() => self.watched.fetch(batch).await,
             Service::ClusterAgent => self.cluster_agent.fetch(batch).await,
         }
     }
@@ -120,11 +127,13 @@ pub enum SourceError {
          allow it to `list` all resources (`*`) of the API group `external.metrics.k8s.io` there"
     )]
     NotAllowed { host: String, who: String, namespace: String },
-    #[error("the Cluster Agent at {host} fails ({what}); nothing is wrong with the DatadogMetric")]
+    /// This and the next: `host` is empty if a watch tells it.
+    #[error("the Cluster Agent{} fails ({what}); nothing is wrong with the DatadogMetric", at(.host))]
     AgentFails { host: String, what: String },
     #[error(
-        "the Cluster Agent at {host} gets nothing from Datadog ({what}); nothing is wrong with the \
-         DatadogMetric"
+        "the Cluster Agent{} gets nothing from Datadog ({what}); nothing is wrong with the \
+         DatadogMetric",
+        at(.host)
     )]
     Upstream { host: String, what: String },
     #[error(
@@ -135,6 +144,34 @@ pub enum SourceError {
     NotReady { metric: String },
     #[error("the DatadogMetric {metric} has no usable value: {reason}; correct its `spec.query`")]
     Unusable { metric: String, reason: String },
+    /// The rest is of what a watch tells.
+    #[error(
+        "there is no DatadogMetric {metric}; create it, or correct `datadogMetricNamespace` and \
+         `datadogMetricName`"
+    )]
+    NoMetric { metric: String },
+    #[error(
+        "the Cluster Agent does not read the DatadogMetric {metric}; give it the annotation \
+         `external-metrics.datadoghq.com/always-active: \"true\"`"
+    )]
+    Inactive { metric: String },
+    #[error(
+        "the Cluster Agent has not read the DatadogMetric {metric} yet; wait a minute, and if that \
+         lasts, check that it runs with `external_metrics_provider.use_datadogmetric_crd`"
+    )]
+    Unread { metric: String },
+    #[error(
+        "the Cluster Agent has written nothing into the DatadogMetric {metric} for {} s{}",
+        .since.as_secs(),
+        if *.is_told {
+            "; check that it runs, and what its log says"
+        } else {
+            ", as far as Kubernetes has told, which does not answer at the moment"
+        }
+    )]
+    Unrefreshed { metric: String, since: Duration, is_told: bool },
+    #[error("{why}")]
+    Unwatched { why: NoWatch },
     /// Nothing was asked: our part of the rate limit is spent for now.
     #[error(
         "our part of Datadog's rate limit at {host} is spent for now; the next turn of this query \
@@ -171,6 +208,19 @@ pub struct RateLimit {
     pub name: Option<Box<str>>,
 }
 
+impl Answer {
+    /// The only value there is; `None` is no data.
+    fn of_point(point: Option<Point>, window_end_ms: i64) -> Self {
+        let series = point.map(|point| Series {
+            scope: "*".into(),
+            step: None,
+            nulls: 0,
+            points: Box::new([point]),
+        });
+        Self { series: series.into_iter().collect(), window_end_ms }
+    }
+}
+
 impl SourceError {
     /// Whether the same person would do the same about it.
     pub fn is_like(&self, other: &Self) -> bool {
@@ -179,6 +229,7 @@ impl SourceError {
                 error,
                 Self::Outage { .. }
                     | Self::AgentFails { .. }
+                    | Self::Unrefreshed { .. }
                     | Self::Unreachable { .. }
                     | Self::TimedOut { .. }
             )
@@ -204,6 +255,8 @@ impl SourceError {
             | Self::NoAgent { .. }
             | Self::TokenRefused { .. }
             | Self::AgentFails { .. }
+            | Self::Unrefreshed { .. }
+            | Self::Unwatched { .. }
             | Self::Spent { .. }
             | Self::Crowded { .. } => true,
             Self::Malformed { .. }
@@ -211,6 +264,9 @@ impl SourceError {
             | Self::Upstream { .. }
             | Self::NotReady { .. }
             | Self::Unusable { .. }
+            | Self::NoMetric { .. }
+            | Self::Inactive { .. }
+            | Self::Unread { .. }
             | Self::Unprocessable
             | Self::TooLarge { .. }
             | Self::NotUnderstood { .. }
@@ -239,11 +295,20 @@ impl SourceError {
             Self::Upstream { .. } => "upstream",
             Self::NotReady { .. } => "not_ready",
             Self::Unusable { .. } => "unusable",
+            Self::NoMetric { .. } => "no_metric",
+            Self::Inactive { .. } => "inactive",
+            Self::Unread { .. } => "unread",
+            Self::Unrefreshed { .. } => "unrefreshed",
+            Self::Unwatched { .. } => "unwatched",
             Self::Spent { .. } => "spent",
             Self::Crowded { .. } => "crowded",
             Self::Full { .. } => "full",
         }
     }
+}
+
+fn at(host: &str) -> String {
+    if host.is_empty() { String::new() } else { format!(" at {host}") }
 }
 
 impl RateLimit {

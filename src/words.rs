@@ -1,7 +1,10 @@
-//! Other people's words, made fit for a message: bounded, and nothing in them that a terminal or a
-//! log would obey.
+//! Other people's words: made fit for a message, that is, bounded, and with nothing in them that a
+//! terminal or a log would obey; read as Go reads them; and what is a name.
 
 pub(crate) mod json;
+pub(crate) mod go;
+
+pub(crate) use go::boolean;
 
 /// The first `most` characters, each of them visible or a space.
 pub fn shorten(text: &str, most: usize) -> String {
@@ -13,23 +16,20 @@ pub fn shorten(text: &str, most: usize) -> String {
     shown
 }
 
-/// What `strconv.ParseBool` takes.
-pub(crate) fn boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-        _ => None,
-    }
+/// Whether it can be the name of a namespace or a Service in Kubernetes (RFC 1123 label).
+pub(crate) fn is_label(text: &str) -> bool {
+    text.len() <= 63 && is_part(text)
 }
 
-/// Whether it is what DNS and Kubernetes call a label, but for its length, which is at most `most`.
-pub(crate) fn is_label(text: &str, most: usize) -> bool {
+/// Whether it can be the name of any object in Kubernetes (RFC 1123 subdomain).
+pub(crate) fn is_name(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_part)
+}
+
+fn is_part(text: &str) -> bool {
     let is_inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-    !text.is_empty()
-        && text.len() <= most
-        && text.bytes().all(is_inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
+    let ends = [text.bytes().next(), text.bytes().last()];
+    text.bytes().all(is_inner) && ends.iter().all(|end| end.is_some_and(|end| end != b'-'))
 }
 
 /// Control characters, and those that change the direction or the width of what follows.
@@ -59,19 +59,13 @@ mod tests {
     }
 
     #[test]
-    fn booleans_are_gos() {
-        assert_eq!(
-            (boolean("T"), boolean("0"), boolean("False")),
-            (Some(true), Some(false), Some(false))
-        );
-        assert_eq!((boolean("yes"), boolean("tRUE"), boolean("")), (None, None, None));
-    }
-
-    #[test]
-    fn a_label_is_what_dns_takes() {
-        assert!(is_label("a-1", 3) && is_label("1", 3));
-        for odd in ["", "a.b", "A", "-a", "a-", "ä", "abcd", "a/b"] {
-            assert!(!is_label(odd, 3), "{odd}");
+    fn names_are_what_dns_takes() {
+        let (longest, longer) = ("a".repeat(63), "a".repeat(64));
+        assert!(is_label("a-1") && is_label("1") && is_label(&longest));
+        assert!(is_name("a-1.b") && is_name(&longer));
+        for odd in ["", "A", "-a", "a-", "ä", "a/b", ".", "a..b", "a."] {
+            assert!(!is_label(odd) && !is_name(odd), "{odd}");
         }
+        assert!(!is_label("a.b") && !is_label(&longer) && !is_name(&"a".repeat(254)));
     }
 }

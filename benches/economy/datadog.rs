@@ -315,6 +315,7 @@ impl Others {
 fn api_key(account: &Account) -> &str {
     match account.keys() {
         Keys::Pair { api: key, .. } | Keys::Bearer(key) => key.expose_secret(),
+        Keys::None => "",
     }
 }
 

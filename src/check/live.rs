@@ -42,7 +42,8 @@ pub(super) struct Cluster {
 pub(super) async fn find(live: Live) -> Result<(Found, Cluster), InputError> {
     let Live { access, namespace, kind, name, rules, knows_own } = live;
     let is_servers = access == Access::Pod;
-    let config = kubernetes::Config { access, namespaces: Vec::new() };
+    let config =
+        kubernetes::Config { access, namespaces: Vec::new(), watches_datadog_metrics: false };
     let (kubernetes, _) = kubernetes::connect(config).await?;
     let server = kubernetes.server().map(|server| format!(" at {server}"));
     let mut cluster = Cluster {

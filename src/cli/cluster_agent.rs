@@ -2,11 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, builder::BoolishValueParser};
+use clap::{Args, ValueEnum, builder::BoolishValueParser};
 use url::Url;
 
 use super::values::{agent_url, positive};
-use crate::credentials::{self, AgentConfig, Pattern};
+use crate::{
+    credentials::{self, AgentConfig, AgentSource, Pattern},
+    kubernetes,
+};
 
 /// Where Kubernetes mounts a pod's own token.
 const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -40,12 +43,23 @@ pub struct ClusterAgent {
     )]
     cluster_agent_unsafe_ssl: bool,
 
+    /// How `DatadogMetric`s are read: as Kubernetes tells them (`crd`), from a Cluster Agent
+    /// (`http`), or from one only where Kubernetes does not tell them (`auto`)
+    #[arg(
+        long,
+        env = "SCALER_CLUSTER_AGENT_SOURCE",
+        value_name = "SOURCE",
+        default_value = "auto"
+    )]
+    cluster_agent_source: Source,
+
     /// How old a Cluster Agent's value may be; one that is older is no data; per trigger: `maxAge`
     #[arg(long, env = "SCALER_CLUSTER_AGENT_MAX_AGE", value_name = "DURATION", default_value = "16m", value_parser = positive)]
     pub(super) cluster_agent_max_age: Duration,
 
-    /// Namespaces whose `DatadogMetric`s triggers of other namespaces may read with the server's own
-    /// token, separated by commas; `*` stands for any characters [default: none]
+    /// Namespaces whose `DatadogMetric`s triggers of other namespaces may read as Kubernetes tells
+    /// them, or with the server's own token, separated by commas; `*` stands for any characters
+    /// [default: none]
     #[arg(
         long,
         env = "SCALER_CLUSTER_AGENT_NAMESPACES",
@@ -55,7 +69,25 @@ pub struct ClusterAgent {
     pub(super) cluster_agent_namespaces: Vec<Pattern>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Source {
+    Auto,
+    Crd,
+    Http,
+}
+
 impl ClusterAgent {
+    /// Whether only Kubernetes is to tell of `DatadogMetric`s.
+    pub(super) fn needs_kubernetes(&self) -> bool {
+        self.cluster_agent_source == Source::Crd
+    }
+
+    /// The same, with what these flags say.
+    pub(super) fn watching(&self, config: kubernetes::Config) -> kubernetes::Config {
+        let watches_datadog_metrics = self.cluster_agent_source != Source::Http;
+        kubernetes::Config { watches_datadog_metrics, ..config }
+    }
+
     /// The same, with what these flags say.
     pub(super) fn complete(&self, config: credentials::Config) -> credentials::Config {
         let agent = self.cluster_agent_url.clone().map(|url| AgentConfig {
@@ -66,7 +98,12 @@ impl ClusterAgent {
             look_every: LOOK_EVERY,
         });
         let agent_namespaces = self.cluster_agent_namespaces.clone();
-        let rules = credentials::Rules { agent_namespaces, ..config.rules };
+        let agent_source = match self.cluster_agent_source {
+            Source::Auto => AgentSource::Auto,
+            Source::Crd => AgentSource::Crd,
+            Source::Http => AgentSource::Http,
+        };
+        let rules = credentials::Rules { agent_namespaces, agent_source, ..config.rules };
         credentials::Config { agent, agent_ca: self.cluster_agent_ca.clone(), rules, ..config }
     }
 }

@@ -8,6 +8,8 @@ use std::{
 use jiff::SignedDuration;
 use url::Url;
 
+use crate::words::is_label;
+
 /// No time limit makes sense beyond it, and clocks do not overflow below.
 const LONGEST: Duration = Duration::from_hours(24);
 
@@ -54,10 +56,7 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
 /// A namespace's name (RFC 1123 label).
 pub(super) fn namespace(text: &str) -> Result<String, String> {
     let text = text.trim();
-    let is_label = !text.is_empty()
-        && text.len() <= 63
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if !is_label {
+    if !is_label(text) {
         return Err("must be the name of a namespace".to_owned());
     }
     Ok(text.to_owned())

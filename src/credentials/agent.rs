@@ -28,8 +28,6 @@ const AUTH_MODE: &str = "authMode";
 const AUTH_MODES: &str = "authModes";
 
 const DEFAULT_PORT: u16 = 8443;
-/// Of DNS.
-const MAX_LABEL: usize = 63;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -66,7 +64,7 @@ pub(super) fn account<'a>(
     let token = self::token(token).ok_or(Fault::Odd { parameter })?;
     let label = |parameter: &'static str, expected| {
         let label = given(parameter).ok_or(Fault::Missing { parameter })?;
-        if is_label(label, MAX_LABEL) { Ok(label) } else { Err(invalid(parameter, expected)) }
+        if is_label(label) { Ok(label) } else { Err(invalid(parameter, expected)) }
     };
     let namespace = label(NAMESPACE, "the name of a namespace, such as `datadog`")?;
     let service = label(

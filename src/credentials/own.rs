@@ -102,7 +102,8 @@ pub async fn load(config: Config) -> Result<(Credentials, Option<Keeper>), Crede
     let (own_agent, agent_receiver) = watch::channel(Some(agent_account));
     let ring = Arc::new(Ring::new(own_receiver, agent_receiver));
     let rules = Arc::new(rules);
-    let credentials = Credentials { rules, ring: ring.clone(), kubernetes: None };
+    let (_, watched) = watch::channel(Some(Ok(Arc::new(Account::of_watch()))));
+    let credentials = Credentials { rules, ring: ring.clone(), watched, kubernetes: None };
     let agent = agent.map(|config| AgentKeeper::new(config, own_agent, ring.clone()));
     let directory = directory.map(|directory| DirectoryKeeper { directory, base_url, own, ring });
     let keeper = (directory.is_some() || agent.is_some()).then_some(Keeper { directory, agent });

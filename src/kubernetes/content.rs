@@ -15,13 +15,14 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    ReadError, is_label, is_name,
+    ReadError,
     objects::{
         AuthenticationKind, AuthenticationName, AuthenticationSpec, KEDA, Kind, Scaled, Workload,
         authentication,
     },
     reads::{Pace, Reads, Weigh},
 };
+use crate::words::{is_label, is_name};
 
 /// How long one read may take.
 const TIMEOUT: Duration = Duration::from_secs(5);

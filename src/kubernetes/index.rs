@@ -9,7 +9,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::objects::{AuthenticationName, AuthenticationSpec, Kind, Scaled, Stored};
+use super::{
+    datadog_metrics::{DatadogMetric, DatadogMetrics, MetricName},
+    objects::{AuthenticationName, AuthenticationSpec, Kind, Scaled, Stored},
+};
 use crate::words::shorten;
 
 /// How long what an object was before its last change is accepted: KEDA's caches lag, too.
@@ -33,6 +36,7 @@ pub struct Claim<'a> {
 pub(super) struct Index {
     objects: HashMap<Arc<str>, HashMap<Arc<str>, Named>>,
     authentications: HashMap<AuthenticationName, Kept<Arc<AuthenticationSpec>>>,
+    pub(super) datadog_metrics: DatadogMetrics,
     /// Of the newest listing that began.
     epoch: u64,
 }
@@ -67,6 +71,7 @@ struct Kept<T> {
 pub(super) enum Item {
     Scaled(Scaled),
     Authentication(AuthenticationName, Arc<AuthenticationSpec>),
+    DatadogMetric(MetricName, DatadogMetric),
 }
 
 /// What a watch covers.
@@ -82,6 +87,7 @@ pub(super) enum Watched {
     Scaled(Kind),
     TriggerAuthentication,
     ClusterTriggerAuthentication,
+    DatadogMetric,
 }
 
 #[derive(Debug, PartialEq)]
@@ -103,6 +109,7 @@ impl fmt::Display for Scope {
             Watched::Scaled(Kind::ScaledJob) => "scaledjobs",
             Watched::TriggerAuthentication => "triggerauthentications",
             Watched::ClusterTriggerAuthentication => "clustertriggerauthentications",
+            Watched::DatadogMetric => "datadogmetrics",
         })?;
         match &self.namespace {
             Some(namespace) => write!(f, " in the namespace {namespace}"),
@@ -201,6 +208,7 @@ impl Index {
                 let read_at = read_at.filter(|_| !is_watched);
                 self.authentications.insert(name, Kept { value, epoch, read_at, told_at: now });
             }
+            Item::DatadogMetric(name, metric) => self.datadog_metrics.put(name, metric, epoch),
         }
     }
 
@@ -211,6 +219,7 @@ impl Index {
                 self.remove_scaled(scaled.kind, &scaled.namespace, &scaled.name, None);
             }
             Item::Authentication(name, _) => self.remove_authentication(name, None),
+            Item::DatadogMetric(name, _) => self.datadog_metrics.remove(name),
         }
     }
 
@@ -280,6 +289,7 @@ impl Index {
             Watched::ClusterTriggerAuthentication => self
                 .authentications
                 .retain(|name, kept| kept.epoch >= epoch || name.namespace.is_some()),
+            Watched::DatadogMetric => self.datadog_metrics.end(scope.namespace.as_ref(), epoch),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! KEDA's objects, as far as they matter here: `Object` types to read them into, and what is kept
-//! of them. (`apis/keda/v1alpha1` of KEDA; the CRDs' group is `keda.sh`, their version `v1alpha1`.)
+//! KEDA's objects, as far as they matter here: how they are read, and what is kept of them.
+//! (`apis/keda/v1alpha1` of KEDA; the CRDs' group is `keda.sh`, their version `v1alpha1`.)
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -283,7 +283,7 @@ pub(super) struct Scaled {
 impl Scaled {
     /// What is not as its CRD has it has no triggers: it must not hide the others.
     pub(super) fn read(kind: Kind, object: DynamicObject) -> Self {
-        let (namespace, name) = (namespace(&object), self::name(&object));
+        let (namespace, name) = full_name(&object);
         match kind {
             Kind::ScaledObject => match spec::<ScaledObjectSpec>(object) {
                 Some(spec) => Self::of_object(namespace, name, spec),
@@ -393,6 +393,11 @@ impl From<Value> for Given {
             _ => true,
         })
     }
+}
+
+/// Namespace and name.
+pub(super) fn full_name(object: &DynamicObject) -> (Arc<str>, Arc<str>) {
+    (namespace(object), name(object))
 }
 
 fn namespace(object: &DynamicObject) -> Arc<str> {

@@ -1,5 +1,6 @@
-//! Follows what happens to KEDA's objects: one task for each kind and namespace. What a watch
-//! tells goes into the index; while Kubernetes is away, the last known state stays.
+//! Follows what happens to KEDA's objects and to `DatadogMetric`s: one task for each kind and
+//! namespace. What a watch tells goes into the index; while Kubernetes is away, the last known state
+//! stays.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -16,11 +17,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ReadError, Shared,
+    Config, ReadError, Shared,
     access::WATCH_SECONDS,
+    datadog_metrics::{self, DatadogMetric},
     index::{Item, Scope, Watched},
     objects::{
-        Kind, Scaled, authentication, cluster_trigger_authentications, trigger_authentications,
+        Kind, Scaled, authentication, cluster_trigger_authentications, full_name,
+        trigger_authentications,
     },
 };
 
@@ -32,8 +35,8 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 const QUIET: Duration = Duration::from_secs(10);
 /// Pauses after failures: from the first, doubled with each, up to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// The same, of a watch that is forbidden until somebody mends it.
-const FORBIDDEN_PAUSE: Duration = Duration::from_mins(1);
+/// The same, of a watch that is forbidden, or of what does not exist, until somebody mends it.
+const LONG_PAUSE: Duration = Duration::from_mins(1);
 
 /// Follows KEDA's objects, once it is run.
 pub struct Watches {
@@ -51,6 +54,8 @@ pub enum WatchState {
     Failing,
     /// By RBAC.
     Forbidden,
+    /// Kubernetes does not know the kind.
+    Absent,
 }
 
 /// One kind, in one namespace or all.
@@ -65,7 +70,8 @@ struct Follower {
 }
 
 impl WatchState {
-    pub const ALL: [Self; 4] = [Self::Beginning, Self::Working, Self::Failing, Self::Forbidden];
+    pub const ALL: [Self; 5] =
+        [Self::Beginning, Self::Working, Self::Failing, Self::Forbidden, Self::Absent];
 
     /// As metrics spell it.
     pub fn name(self) -> &'static str {
@@ -74,6 +80,7 @@ impl WatchState {
             Self::Working => "working",
             Self::Failing => "failing",
             Self::Forbidden => "forbidden",
+            Self::Absent => "absent",
         }
     }
 }
@@ -85,7 +92,7 @@ impl Watches {
 
     /// Until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let scopes = scopes(&self.shared.config.namespaces);
+        let scopes = scopes(&self.shared.config);
         let beginning = scopes.iter().map(|scope| (scope.clone(), WatchState::Beginning));
         self.shared.watches().extend(beginning);
         let mut tasks = JoinSet::new();
@@ -109,18 +116,20 @@ impl Watches {
     }
 }
 
-fn scopes(namespaces: &[Arc<str>]) -> Vec<Scope> {
-    let namespaces: Vec<_> = match namespaces {
+fn scopes(config: &Config) -> Vec<Scope> {
+    let namespaces: Vec<_> = match &*config.namespaces {
         [] => vec![None],
         some => some.iter().cloned().map(Some).collect(),
     };
     let everywhere = Scope { what: Watched::ClusterTriggerAuthentication, namespace: None };
     let mut scopes = vec![everywhere];
-    for what in [
+    let of_keda = [
         Watched::Scaled(Kind::ScaledObject),
         Watched::Scaled(Kind::ScaledJob),
         Watched::TriggerAuthentication,
-    ] {
+    ];
+    let of_datadog = config.watches_datadog_metrics.then_some(Watched::DatadogMetric);
+    for what in of_keda.into_iter().chain(of_datadog) {
         scopes.extend(namespaces.iter().map(|it| Scope { what, namespace: it.clone() }));
     }
     scopes
@@ -175,8 +184,8 @@ impl Follower {
     }
 
     fn pause(&self) -> Duration {
-        if matches!(self.failing, Some(ReadError::Forbidden { .. })) {
-            return FORBIDDEN_PAUSE;
+        if matches!(self.failing, Some(ReadError::Forbidden { .. } | ReadError::Absent)) {
+            return LONG_PAUSE;
         }
         let (shortest, longest) = PAUSES;
         let pause = shortest * 2_u32.pow(self.failures.saturating_sub(1).min(16));
@@ -217,8 +226,15 @@ impl Follower {
         if was == Some(WatchState::Forbidden) {
             tracing::info!(what = %self.scope, "a watch is not forbidden any more");
         }
-        if !matches!(self.scope.what, Watched::Scaled(_)) {
-            self.shared.changes.send_modify(|changes| *changes += 1);
+        if was != Some(WatchState::Working) && self.scope.what == Watched::DatadogMetric {
+            tracing::info!(what = %self.scope, "DatadogMetrics are read as a watch tells them");
+        }
+        match self.scope.what {
+            Watched::Scaled(_) => {}
+            Watched::DatadogMetric => self.shared.news.notify_one(),
+            Watched::TriggerAuthentication | Watched::ClusterTriggerAuthentication => {
+                self.shared.changes.send_modify(|changes| *changes += 1);
+            }
         }
     }
 
@@ -226,19 +242,28 @@ impl Follower {
     /// for all watches at once.
     fn fails(&mut self, error: ReadError) {
         self.failures = self.failures.saturating_add(1);
-        let is_forbidden = matches!(error, ReadError::Forbidden { .. });
         let is_first = !self.shared.fails_somewhere();
-        if is_forbidden {
-            self.enter(WatchState::Forbidden);
-            if self.failing.as_ref() != Some(&error) {
-                let instead = self.scope.what.instead();
-                tracing::warn!(%error, instead, "a watch is forbidden");
+        let is_news = self.failing.as_ref() != Some(&error);
+        let instead = self.scope.what.instead();
+        match error {
+            ReadError::Forbidden { .. } => {
+                self.enter(WatchState::Forbidden);
+                if is_news {
+                    tracing::warn!(%error, instead, "a watch is forbidden");
+                }
             }
-        } else {
-            self.enter(WatchState::Failing);
-            if is_first {
-                let text = "Kubernetes does not tell of changes; what is known stays in use";
-                tracing::warn!(%error, "{text}");
+            ReadError::Absent => {
+                self.enter(WatchState::Absent);
+                if is_news {
+                    tracing::info!(what = %self.scope, instead, "Kubernetes does not know a kind");
+                }
+            }
+            _ => {
+                self.enter(WatchState::Failing);
+                if is_first {
+                    let text = "Kubernetes does not tell of changes; what is known stays in use";
+                    tracing::warn!(%error, "{text}");
+                }
             }
         }
         self.failing = Some(error);
@@ -246,6 +271,10 @@ impl Follower {
 
     /// Says what it was before.
     fn enter(&self, state: WatchState) -> Option<WatchState> {
+        let is_over = matches!(state, WatchState::Forbidden | WatchState::Absent);
+        if is_over && self.scope.what == Watched::DatadogMetric {
+            self.shared.index().datadog_metrics.forget(self.scope.namespace.as_ref());
+        }
         let mut watches = self.shared.watches();
         let was = watches.insert(self.scope.clone(), state);
         if !watches.values().any(|state| *state == WatchState::Beginning) {
@@ -267,6 +296,7 @@ impl Watched {
             Self::Scaled(kind) => kind.resource(),
             Self::TriggerAuthentication => trigger_authentications(),
             Self::ClusterTriggerAuthentication => cluster_trigger_authentications(),
+            Self::DatadogMetric => datadog_metrics::resource(),
         }
     }
 
@@ -277,6 +307,9 @@ impl Watched {
                 let (name, spec) = authentication(object);
                 Item::Authentication(name, spec)
             }
+            Self::DatadogMetric => {
+                Item::DatadogMetric(full_name(&object), DatadogMetric::read(&object))
+            }
         }
     }
 
@@ -286,6 +319,10 @@ impl Watched {
             Self::Scaled(_) => "each is read by itself when it is asked for, and again each minute",
             Self::TriggerAuthentication | Self::ClusterTriggerAuthentication => {
                 "each is read by itself, if that is allowed; else triggers that refer to one fail"
+            }
+            Self::DatadogMetric => {
+                "a Cluster Agent is asked for each, if one is known and `--cluster-agent-source` \
+                 does not say otherwise"
             }
         }
     }
@@ -311,6 +348,12 @@ fn is_gone(error: &watcher::Error) -> bool {
 fn failure(error: watcher::Error, scope: &Scope) -> ReadError {
     let what = format!("list and watch {scope}");
     match error {
+        // Without KEDA's kinds there is nothing to do; without this one, there is.
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+            if status.code == 404 && scope.what == Watched::DatadogMetric =>
+        {
+            ReadError::Absent
+        }
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
         | watcher::Error::WatchFailed(error) => ReadError::new(error, what),

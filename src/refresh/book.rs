@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     Asker, Config, Latest,
-    entry::{Entry, Ledger, Namespace, Turn},
+    entry::{Entry, FETCHING, Ledger, Namespace, Turn},
     health::Trouble,
     organisations::Organisations,
     queue::{Lane, Place, Waiting, ripe_at},
@@ -155,7 +155,7 @@ impl Book {
             askers: Vec::with_capacity(1),
             needs_step: false,
             // Until it waits.
-            turn: Turn::Fetching,
+            turn: FETCHING,
             number: self.number(),
             interval,
             trouble: Trouble::default(),
@@ -272,6 +272,25 @@ impl Book {
             let demand = first.remove();
             self.forget(&demand);
         }
+    }
+
+    /// See `Refresher::hasten`. True if there is something to do that there was not before.
+    pub(super) fn hasten(&mut self, demand: &Demand, now: Instant) -> bool {
+        let Some(entry) = self.entries.get_mut(demand) else { return false };
+        match &mut entry.turn {
+            Turn::Waiting { due_at, .. } if *due_at > now => {
+                self.leave_queue(demand);
+                self.wait(demand, now, true);
+            }
+            Turn::Fetching { is_outdated } => *is_outdated = true,
+            // It may wait for its account.
+            Turn::Waiting { .. } => {}
+            Turn::Refused | Turn::Asleep(_) => return false,
+        }
+        if let Some(ledger) = self.ledgers.get_mut(&demand.account) {
+            ledger.health.hasten(now);
+        }
+        true
     }
 
     /// See `Refresher::readmit`.

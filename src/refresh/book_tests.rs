@@ -135,6 +135,52 @@ fn a_query_that_keeps_timing_out_alone_is_asked_less_often() {
     assert!(pauses.iter().all(|pause| (48..=60).contains(pause)), "{pauses:?}");
 }
 
+/// Whether it is taken now.
+fn is_due(book: &mut Book, now: Instant) -> bool {
+    !book.take_due(now, usize::MAX).is_empty()
+}
+
+#[test]
+fn news_of_a_demand_are_read_at_once() {
+    let (mut book, now) = (book(), Instant::now());
+    let demand = demand("a");
+    assert!(!book.hasten(&demand, now), "nobody is interested");
+    let _watched = book.ask(&demand, ASKER, now).0;
+    round(&mut book, now, |_| Ok(answer()));
+    let later = now + seconds(1);
+    assert!(!is_due(&mut book, later));
+    assert!(book.hasten(&demand, later));
+    assert!(is_due(&mut book, later));
+}
+
+#[test]
+fn news_that_come_during_a_fetch_are_read_after_it() {
+    let (mut book, now) = (book(), Instant::now());
+    let demand = demand("a");
+    let _watched = book.ask(&demand, ASKER, now).0;
+    let batch = book.take_due(now, usize::MAX).remove(0);
+    assert!(book.hasten(&demand, now));
+    settle(&mut book, &batch, Ok(answer()), now);
+    let again = book.take_due(now, usize::MAX).remove(0);
+    settle(&mut book, &again, Ok(answer()), now);
+    assert!(!is_due(&mut book, now));
+}
+
+#[test]
+fn news_end_the_pause_of_an_account_that_fails() {
+    let (mut book, now) = (book(), Instant::now());
+    let demands = ["a", "b", "c"].map(demand);
+    let _watched = demands.each_ref().map(|demand| book.ask(demand, ASKER, now).0);
+    let at = |rounds: u32| now + REFRESH * rounds;
+    for failing in 0..6 {
+        round(&mut book, at(failing), |_| Err(outage()));
+    }
+    let paused = at(5) + seconds(1);
+    assert!(!is_due(&mut book, paused));
+    assert!(book.hasten(&demands[1], paused));
+    assert!(is_due(&mut book, paused));
+}
+
 #[test]
 fn a_trouble_that_new_keys_end_is_told_to_end() {
     let (mut book, now) = (book(), Instant::now());

@@ -67,12 +67,18 @@ pub(super) enum Turn {
         due_at: Instant,
     },
     /// Under way, or about to be taken again.
-    Fetching,
+    Fetching {
+        /// Whether there has been news since.
+        is_outdated: bool,
+    },
     /// More than the rate limit carries.
     Refused,
     /// Nobody is interested; forgotten at that instant.
     Asleep((Instant, u64)),
 }
+
+/// From now on.
+pub(super) const FETCHING: Turn = Turn::Fetching { is_outdated: false };
 
 /// What is kept of an account.
 pub(super) struct Ledger {
@@ -95,6 +101,10 @@ pub(super) struct Namespace {
 }
 
 impl Entry {
+    pub(super) fn is_fetching(&self) -> bool {
+        matches!(self.turn, Turn::Fetching { .. })
+    }
+
     pub(super) fn lane(&self) -> Lane {
         // 422 comes and goes for sound queries.
         if self.fault.is_some() || self.rejections >= SOME {

@@ -134,6 +134,7 @@ impl Payer {
     fn key(&self) -> &str {
         match self.0.keys() {
             Keys::Pair { api: key, .. } | Keys::Bearer(key) => key.expose_secret(),
+            Keys::None => "",
         }
     }
 }

@@ -82,7 +82,7 @@ impl Book {
             }
             entry.note_followers(now);
             if entry.is_idle(idle_after, now) {
-                if entry.turn != Turn::Fetching {
+                if !entry.is_fetching() {
                     idle.push(demand.clone());
                 }
                 continue;

@@ -99,9 +99,7 @@ impl Book {
         let refresh = self.config.refresh;
         let jitter = self.jitter();
         let Some(entry) = self.entries.get_mut(demand) else { return };
-        if entry.turn != Turn::Fetching {
-            return;
-        }
+        let Turn::Fetching { is_outdated } = entry.turn else { return };
         let Some(ledger) = self.ledgers.get_mut(&demand.account) else { return };
         if let Ok(answer) = &outcome
             && entry.needs_step
@@ -162,6 +160,7 @@ impl Book {
             }
         });
         let due_at = match &failure {
+            _ if is_outdated => now,
             None => now + interval,
             // The organisation waits as a whole.
             Some(SourceError::Throttled { .. }) => now,

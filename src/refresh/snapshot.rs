@@ -242,7 +242,7 @@ impl Entry {
             interval: self.interval,
             next_in: match self.turn {
                 Turn::Waiting { due_at, .. } => Some(due_at.saturating_duration_since(now)),
-                Turn::Fetching | Turn::Refused | Turn::Asleep(_) => None,
+                Turn::Fetching { .. } | Turn::Refused | Turn::Asleep(_) => None,
             },
             batch: self.travelled_with,
         }
@@ -254,7 +254,7 @@ impl Entry {
                 DemandState::Quarantined
             }
             Turn::Waiting { .. } => DemandState::Awake,
-            Turn::Fetching => DemandState::Fetching,
+            Turn::Fetching { .. } => DemandState::Fetching,
             Turn::Refused => DemandState::Refused,
             Turn::Asleep(_) => DemandState::Asleep,
         }

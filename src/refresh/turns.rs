@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     book::{Book, TURNS},
-    entry::Turn,
+    entry::{Entry, FETCHING, Turn},
     meter::OrganisationId,
     queue::{Lane, Taken},
 };
@@ -106,7 +106,7 @@ impl Book {
             Taken::Again(mut batch) => {
                 batch.queries.retain(|query| {
                     let demand = Demand { account: account.clone(), query: query.clone() };
-                    self.entries.get(&demand).is_some_and(|entry| entry.turn == Turn::Fetching)
+                    self.entries.get(&demand).is_some_and(Entry::is_fetching)
                 });
                 batch.queries
             }
@@ -134,7 +134,7 @@ impl Book {
         for query in queries {
             let demand = Demand { account: account.clone(), query };
             let Some(entry) = self.entries.get_mut(&demand) else { continue };
-            entry.turn = Turn::Fetching;
+            entry.turn = FETCHING;
             entry.note_followers(now);
             if entry.is_idle(self.config.idle_after, now) {
                 self.put_to_sleep(&demand);
@@ -187,7 +187,7 @@ impl Book {
                 let before = ledger.queue.before(&class, &place, 10 * most_queries);
                 before / class.company.min(most_queries)
             }
-            Turn::Fetching => ledger.queue.before_again(&demand.query)?,
+            Turn::Fetching { .. } => ledger.queue.before_again(&demand.query)?,
             Turn::Refused | Turn::Asleep(_) => return None,
         };
         if let Some((retry_at, failure)) = ledger.health.postponed(now) {

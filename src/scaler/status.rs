@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 
 use crate::{
     credentials::CredentialsError,
-    kubernetes::{ClaimError, ReadError},
+    kubernetes::{ClaimError, NoWatch, ReadError},
     proto::ScaledObjectRef,
     source::SourceError,
     trigger::{Advice, Contradiction, MetadataError, Unanswered},
@@ -31,12 +31,15 @@ pub(crate) enum Failure {
     NoTrigger { what: &'static str },
     #[error(transparent)]
     Metadata(MetadataError),
-    /// One that Kubernetes allows, or one that nobody does.
-    #[error(
-        "`{key}` is \"{value}\", but the Cluster Agent's API takes only names of letters, digits and \
-         `-`; correct it, or make a DatadogMetric of another name"
-    )]
+    #[error("`{key}` is \"{value}\", which cannot be a name in Kubernetes; correct it")]
     NoMetricName { key: &'static str, value: String },
+    /// `metricNameRegexp`, pkg/clusteragent/autoscaling/externalmetrics of DataDog/datadog-agent.
+    #[error(
+        "`datadogMetricName` is \"{name}\", but the Cluster Agent's API takes no name with a dot; \
+         make a DatadogMetric of another name, or have the scaler watch them \
+         (`--cluster-agent-source`)"
+    )]
+    DottedName { name: String },
     #[error(transparent)]
     Credentials(CredentialsError),
     #[error(transparent)]
@@ -53,7 +56,8 @@ impl Failure {
             Self::NoScaledObject
             | Self::NoTrigger { .. }
             | Self::Metadata(_)
-            | Self::NoMetricName { .. } => Code::InvalidArgument,
+            | Self::NoMetricName { .. }
+            | Self::DottedName { .. } => Code::InvalidArgument,
             Self::Credentials(error) => match error {
                 CredentialsError::None
                 | CredentialsError::Half { .. }
@@ -68,6 +72,9 @@ impl Failure {
                 | CredentialsError::NoParameterKey { .. }
                 | CredentialsError::SiteNotAllowed { .. }
                 | CredentialsError::NoAgent
+                | CredentialsError::NoWatch {
+                    why: NoWatch::Uncovered | NoWatch::Forbidden | NoWatch::Absent,
+                }
                 | CredentialsError::AgentFile { .. }
                 | CredentialsError::AgentParameter { .. } => Code::FailedPrecondition,
                 CredentialsError::NotOwn { .. }
@@ -78,10 +85,11 @@ impl Failure {
                 CredentialsError::Claim { error: ClaimError::Several } => Code::InvalidArgument,
                 CredentialsError::Claim { error: ClaimError::Unverified(error) }
                 | CredentialsError::Read { error } => match error {
-                    ReadError::Forbidden { .. } => Code::FailedPrecondition,
+                    ReadError::Forbidden { .. } | ReadError::Absent => Code::FailedPrecondition,
                     ReadError::Unreachable { .. } | ReadError::Busy => Code::Unavailable,
                     ReadError::NotUnderstood { .. } => Code::Internal,
                 },
+                CredentialsError::NoWatch { why: NoWatch::Unlisted } => Code::Unavailable,
                 CredentialsError::Pending => Code::DeadlineExceeded,
                 CredentialsError::TooMany { .. } => Code::ResourceExhausted,
             },
@@ -96,7 +104,13 @@ impl Failure {
                     | SourceError::NoAgent { .. }
                     | SourceError::TokenRefused { .. }
                     | SourceError::NotAllowed { .. }
-                    | SourceError::NotReady { .. } => Code::FailedPrecondition,
+                    | SourceError::NotReady { .. }
+                    | SourceError::NoMetric { .. }
+                    | SourceError::Inactive { .. }
+                    | SourceError::Unread { .. }
+                    | SourceError::Unwatched {
+                        why: NoWatch::Uncovered | NoWatch::Forbidden | NoWatch::Absent,
+                    } => Code::FailedPrecondition,
                     SourceError::Throttled { .. }
                     | SourceError::Spent { .. }
                     | SourceError::Crowded { .. }
@@ -105,6 +119,8 @@ impl Failure {
                     | SourceError::Outage { .. }
                     | SourceError::AgentFails { .. }
                     | SourceError::Upstream { .. }
+                    | SourceError::Unrefreshed { .. }
+                    | SourceError::Unwatched { why: NoWatch::Unlisted }
                     | SourceError::Unreachable { .. }
                     | SourceError::TimedOut { .. } => Code::Unavailable,
                     SourceError::NotUnderstood { .. } => Code::Internal,
@@ -156,6 +172,7 @@ impl Failure {
                 CredentialsError::NotOwn { .. }
                     | CredentialsError::NotOwnMetric { .. }
                     | CredentialsError::NoAgent
+                    | CredentialsError::NoWatch { .. }
                     | CredentialsError::Claim {
                         error: ClaimError::NoTrigger { .. } | ClaimError::Several
                     }
@@ -480,11 +497,11 @@ mod tests {
             }),
         ];
         insta::assert_snapshot!(table(&failures), @r#"
-        INVALID_ARGUMENT: `datadogMetricName` is "orders.v2", but the Cluster Agent's API takes only names of letters, digits and `-`; correct it, or make a DatadogMetric of another name
+        INVALID_ARGUMENT: `datadogMetricName` is "orders.v2", which cannot be a name in Kubernetes; correct it
         FAILED_PRECONDITION: the trigger has no `authenticationRef`, and the scaler has no Cluster Agent of its own; refer to a TriggerAuthentication with `token`, `datadogNamespace` and `datadogMetricsService`, or have the administrator set `--cluster-agent-url`
         FAILED_PRECONDITION: the file /t for the Cluster Agent cannot be used: it is empty
         FAILED_PRECONDITION: `datadogNamespace` of the TriggerAuthentication shop/agent must be a namespace such as `datadog`
-        PERMISSION_DENIED: the DatadogMetric is of the namespace shop, and triggers of demo may not read it with the scaler's own token; refer to a TriggerAuthentication with a `token`, or have the administrator add shop to `--cluster-agent-namespaces`
+        PERMISSION_DENIED: the DatadogMetric is of the namespace shop, and triggers of demo may not read it by what the scaler itself may; refer to a TriggerAuthentication with a `token`, or have the administrator add shop to `--cluster-agent-namespaces`
         NOT_FOUND: the Cluster Agent has no data of the DatadogMetric shop/orders; its status tells why (`kubectl describe datadogmetric`); wait for data, or set `metricUnavailableValue`
         NOT_FOUND: the newest value of the DatadogMetric shop/orders is 1200 s old, and 960 s are allowed (`maxAge`); wait for data, raise that, or set `metricUnavailableValue`
         FAILED_PRECONDITION: agent.datadog.svc:8443 is not a Cluster Agent that serves external metrics (404); check `datadogMetricsService`, `datadogNamespace` and the port, or `--cluster-agent-url`

@@ -11,10 +11,9 @@ use tokio::{
 };
 use tonic::Code;
 
-use super::{Shared, asker, code_name, query};
+use super::{Shared, asker, code_name, demand};
 use crate::{
     credentials::{CredentialsError, Grant},
-    demand::Demand,
     kubernetes::ClaimError,
     metrics::{Method, Metrics},
     proto::ScaledObjectRef,
@@ -169,11 +168,9 @@ impl ActiveStream {
     /// Declares interest for as long as the stream lives.
     fn follow(&mut self) {
         let account = self.grant.account_now().ok();
-        let demand = account.zip(query(&self.trigger).ok()).map(|(account, query)| {
-            let demand = Demand { account, query: query.clone() };
-            self.shared.refresher.watch(&demand, asker(&self.object.namespace, &self.trigger))
-        });
-        self.latest = demand;
+        let demand = account.and_then(|account| demand(&self.trigger, account).ok());
+        let asker = asker(&self.object.namespace, &self.trigger);
+        self.latest = demand.map(|demand| self.shared.refresher.watch(&demand, asker));
     }
 }
 

@@ -1,13 +1,12 @@
 //! At a start, what Kubernetes says will be asked for is demanded before KEDA asks.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
-use super::{Scaler, Shared, asker, query, understand, wanted};
+use super::{Scaler, Shared, asker, demand, understand, wanted};
 use crate::{
-    demand::Demand,
     kubernetes::{Kubernetes, Stored},
     proto::ScaledObjectRef,
 };
@@ -39,7 +38,7 @@ impl Scaler {
 
 impl Shared {
     /// Whether its query is demanded.
-    async fn warm(&self, kubernetes: &Kubernetes, stored: std::sync::Arc<Stored>) -> bool {
+    async fn warm(&self, kubernetes: &Kubernetes, stored: Arc<Stored>) -> bool {
         let metadata = stored.metadata.iter();
         let object = ScaledObjectRef {
             name: stored.object.name.to_string(),
@@ -51,13 +50,12 @@ impl Shared {
         let Ok((trigger, _)) = understand(&object, self.config.strict_metadata) else {
             return false;
         };
-        let Ok(query) = query(&trigger) else { return false };
         let wanted = wanted(&trigger);
         let Ok(mut grant) = self.credentials.grant_to(kubernetes, stored, wanted) else {
             return false;
         };
         let Ok(account) = grant.account(Instant::now() + PATIENCE).await else { return false };
-        let demand = Demand { account, query };
+        let Ok(demand) = demand(&trigger, account) else { return false };
         // Whoever asks keeps the interest alive.
         drop(self.refresher.watch(&demand, asker(&object.namespace, &trigger)));
         true

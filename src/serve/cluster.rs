@@ -51,6 +51,7 @@ pub(super) async fn run(
     };
     tokio::join!(
         watches.run(stop.clone()),
+        stop.run_until_cancelled(scaler.pass_on(&kubernetes)),
         resolver.run(refresher, stop.clone()),
         stop.run_until_cancelled(starting),
     );

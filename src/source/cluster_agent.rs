@@ -20,7 +20,7 @@ use crate::{
     metrics::Metrics,
 };
 
-mod answer;
+pub(super) mod answer;
 
 use answer::{interpret, not_fetched};
 

@@ -204,6 +204,7 @@ pub(super) fn headers(keys: &Keys) -> Option<HeaderMap> {
             let value = sensitive(&format!("Bearer {}", token.expose_secret()))?;
             headers.insert(http::header::AUTHORIZATION, value);
         }
+        Keys::None => return None,
     }
     headers.insert(http::header::ACCEPT, HeaderValue::from_static("application/json"));
     Some(headers)

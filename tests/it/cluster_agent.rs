@@ -28,7 +28,7 @@ use crate::{
 const TOKEN: &str = "marker-of-the-agents-token";
 
 /// demo/shop, which reads this `DatadogMetric`.
-fn metric(namespace: &str, name: &str, extra: &[(&str, &str)]) -> ScaledObjectRef {
+pub(crate) fn metric(namespace: &str, name: &str, extra: &[(&str, &str)]) -> ScaledObjectRef {
     let basis = [
         ("useClusterAgentProxy", "true"),
         ("datadogMetricNamespace", namespace),
@@ -319,7 +319,7 @@ async fn metrics_of_other_namespaces_are_for_those_who_are_allowed() {
     own.keda.value(&metric("DEMO", "orders", &[])).await.unwrap();
     own.keda.value(&metric("shared-one", "orders", &[])).await.unwrap();
     let message = "the DatadogMetric is of the namespace shop, and triggers of demo may not read it \
-                   with the scaler's own token; refer to a TriggerAuthentication with a `token`, or \
+                   by what the scaler itself may; refer to a TriggerAuthentication with a `token`, or \
                    have the administrator add shop to `--cluster-agent-namespaces`";
     let refused = own.keda.value(&metric("shop", "orders", &[])).await;
     check_status(refused, Code::PermissionDenied, message);
@@ -334,8 +334,9 @@ async fn a_name_that_no_url_of_the_agent_carries_has_a_spec_and_no_value() {
     let dotted = metric("demo", "orders.v2", &[]);
     let spec = soon(own.keda.client.get_metric_spec(dotted.clone())).await.unwrap().into_inner();
     assert_eq!(spec.metric_specs[0].metric_name, "datadogmetric@demo:orders.v2");
-    let message = "`datadogMetricName` is \"orders.v2\", but the Cluster Agent's API takes only names \
-                   of letters, digits and `-`; correct it, or make a DatadogMetric of another name";
+    let message = "`datadogMetricName` is \"orders.v2\", but the Cluster Agent's API takes no name \
+                   with a dot; make a DatadogMetric of another name, or have the scaler watch them \
+                   (`--cluster-agent-source`)";
     check_status(own.keda.value(&dotted).await, Code::InvalidArgument, message);
     for odd in ["../../secrets", "a?watch=true", "a/b", "-", "a%2fb"] {
         let refused = own.keda.value(&metric("demo", odd, &[])).await.unwrap_err();

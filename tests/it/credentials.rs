@@ -42,7 +42,7 @@ impl Directory {
             is_optional: false,
         };
         let (credentials, keeper) = credentials::load(config).await.unwrap();
-        let engine = Engine::start_with(credentials, script);
+        let engine = Engine::start_with(credentials, None, script);
         let mut tasks = JoinSet::new();
         let keeper = keeper.expect("a directory is looked after");
         tasks.spawn(keeper.run(engine.refresher.clone(), CancellationToken::new()));

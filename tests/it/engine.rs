@@ -6,14 +6,14 @@ use std::{
 };
 
 use keda_datadog_scaler::{
-    credentials::{self, Credentials, Rules},
+    credentials::{self, AgentSource, Credentials, Rules},
     demand::{Account, Keys, Point, Query, Series},
     kubernetes::{self, Access, Kubernetes},
     metrics::Metrics,
     proto::{GetMetricsRequest, ScaledObjectRef, external_scaler_server::ExternalScaler as _},
     refresh::{self, Refresher},
     scaler::Scaler,
-    source::{Answer, Batch, RateLimit, Reply, Source, SourceError},
+    source::{Answer, Batch, RateLimit, Reply, Source, SourceError, watched::Watched},
 };
 use secrecy::ExposeSecret as _;
 use tokio::{task::JoinSet, time::Instant};
@@ -30,17 +30,22 @@ struct Scripted {
     script: Box<Script>,
     requests: Arc<Mutex<Vec<String>>>,
     refused: Arc<Mutex<Vec<String>>>,
+    watched: Watched,
 }
 
 /// The part of the keys that tells accounts apart.
 fn app_key(account: &Account) -> &str {
     match account.keys() {
         Keys::Pair { app: key, .. } | Keys::Bearer(key) => key.expose_secret(),
+        Keys::None => "",
     }
 }
 
 impl Source for Scripted {
     async fn fetch(&self, batch: &Batch) -> Reply {
+        if batch.account.is_watched() {
+            return self.watched.fetch(batch).await;
+        }
         // What a quick request takes.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let seconds = self.started_at.elapsed().as_secs();
@@ -77,7 +82,7 @@ impl Engine {
         script: impl Fn(u64, &Query) -> Result<Option<f64>, SourceError> + Send + Sync + 'static,
     ) -> Self {
         let (credentials, _) = credentials::load(config("http://dd").credentials).await.unwrap();
-        Self::start_with(credentials, script)
+        Self::start_with(credentials, None, script)
     }
 
     /// With requests that are verified, and credentials from `kubernetes`. `change` is what an
@@ -100,22 +105,27 @@ impl Engine {
         script: impl Fn(u64, &Query) -> Result<Option<f64>, SourceError> + Send + Sync + 'static,
     ) -> (Self, Kubernetes) {
         let namespaces = namespaces.iter().map(|&namespace| namespace.into()).collect();
-        let config = kubernetes::Config { access: Access::Pod, namespaces };
-        let (kubernetes, watches) = kubernetes::new(config, kubernetes.client());
         let mut own = crate::harness::config("http://dd").credentials;
         own.rules.own_namespaces.clear();
         change(&mut own.rules);
+        let watches_datadog_metrics = own.rules.agent_source != AgentSource::Http;
+        let config =
+            kubernetes::Config { access: Access::Pod, namespaces, watches_datadog_metrics };
+        let (kubernetes, watches) = kubernetes::new(config, kubernetes.client());
         let (credentials, _) = credentials::load(own).await.unwrap();
         let (credentials, resolver) = credentials.with_kubernetes(kubernetes.clone());
-        let mut engine = Self::start_with(credentials, script);
+        let mut engine = Self::start_with(credentials, Some(kubernetes.clone()), script);
         let stop = CancellationToken::new();
         engine.tasks.spawn(watches.run(stop.clone()));
         engine.tasks.spawn(resolver.run(engine.refresher.clone(), stop));
+        let (scaler, of_news) = (engine.scaler.clone(), kubernetes.clone());
+        engine.tasks.spawn(async move { scaler.pass_on(&of_news).await });
         (engine, kubernetes)
     }
 
     pub(crate) fn start_with(
         credentials: Credentials,
+        kubernetes: Option<Kubernetes>,
         script: impl Fn(u64, &Query) -> Result<Option<f64>, SourceError> + Send + Sync + 'static,
     ) -> Self {
         let started_at = Instant::now();
@@ -126,6 +136,7 @@ impl Engine {
             script: Box::new(script),
             requests: requests.clone(),
             refused: refused.clone(),
+            watched: Watched::new(kubernetes),
         };
         let metrics = Arc::new(Metrics::new());
         let config = config("http://dd");

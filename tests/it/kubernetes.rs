@@ -264,7 +264,8 @@ async fn readings_go_on_while_kubernetes_is_away() {
 async fn a_watch_works_again_though_nothing_happens() {
     let fake = FakeKubernetes::new();
     let access = Access::Kubeconfig { context: None };
-    let config = kubernetes::Config { access, namespaces: Vec::new() };
+    let config =
+        kubernetes::Config { access, namespaces: Vec::new(), watches_datadog_metrics: false };
     let (kubernetes, watches) = kubernetes::new(config, fake.client());
     let mut tasks = JoinSet::new();
     tasks.spawn(watches.run(CancellationToken::new()));

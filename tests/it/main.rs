@@ -23,6 +23,7 @@ mod kubernetes;
 mod authentication;
 mod tenant;
 mod cluster_agent;
+mod datadog_metrics;
 mod shutdown;
 mod connections;
 mod tls;

@@ -72,12 +72,13 @@ async fn asked(namespaces: &[&str]) -> BTreeSet<Right> {
     let config = kubernetes::Config {
         access: Access::Pod,
         namespaces: namespaces.iter().map(|name| (*name).into()).collect(),
+        watches_datadog_metrics: true,
     };
     let (kubernetes, watches) = kubernetes::new(config, fake.client());
     let mut tasks = JoinSet::new();
     tasks.spawn(watches.run(CancellationToken::new()));
     kubernetes.settled().await;
-    for kind in ["scaledobjects", "scaledjobs", "triggerauthentications"] {
+    for kind in ["scaledobjects", "scaledjobs", "triggerauthentications", "datadogmetrics"] {
         fake.was_asked("watch", kind, namespaces.len().max(1)).await;
     }
     ask_everything(&kubernetes).await;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    demand::{Account, Point, Query, Series},
+    demand::{Account, Point, Query},
     http::{HttpError, Response},
     source::{Answer, SourceError, list::List, outcome::quote, quantity},
 };
@@ -85,18 +85,9 @@ pub(super) fn interpret(
     let host = account.host();
     let (namespace, _) = query.metric().unwrap_or_default();
     let window_end_ms = now.as_millisecond();
-    let no_data = || Ok(Answer { series: Box::default(), window_end_ms });
     match response.status.as_u16() {
         200 => match value(&response.body) {
-            Ok(point) => {
-                let series = point.map(|point| Series {
-                    scope: "*".into(),
-                    step: None,
-                    nulls: 0,
-                    points: Box::new([point]),
-                });
-                Ok(Answer { series: series.into_iter().collect(), window_end_ms })
-            }
+            Ok(point) => Ok(Answer::of_point(point, window_end_ms)),
             Err(what) => Err(SourceError::NotUnderstood { host, what: what.to_owned() }),
         },
         401 => Err(SourceError::TokenRefused { host }),
@@ -108,21 +99,9 @@ pub(super) fn interpret(
         status @ (300..=399 | 404..=406) => Err(SourceError::NoAgent { status, host }),
         500 => {
             let text = text(&response.body);
-            let what = quote(&text, account);
-            let text = text.to_lowercase();
-            let class = TEXTS.iter().find(|(part, _)| text.contains(part)).map(|(_, class)| *class);
-            match class {
-                Some(Class::Unprocessable) => Err(SourceError::Unprocessable),
-                Some(Class::NoData) => no_data(),
-                Some(Class::NotReady) => Err(SourceError::NotReady { metric: called(query) }),
-                Some(Class::Unusable) => {
-                    Err(SourceError::Unusable { metric: called(query), reason: what })
-                }
-                Some(Class::Upstream) => Err(SourceError::Upstream { host, what }),
-                None if what.is_empty() => {
-                    Err(SourceError::AgentFails { host, what: "500".into() })
-                }
-                None => Err(SourceError::AgentFails { host, what }),
+            match of_words(&text, account, query) {
+                Some(error) => Err(error),
+                None => Ok(Answer::of_point(None, window_end_ms)),
             }
         }
         status @ (408 | 429 | 501..=599) => {
@@ -132,7 +111,30 @@ pub(super) fn interpret(
     }
 }
 
-fn called(query: &Query) -> String {
+/// What the Cluster Agent means when it says why there is no value; `None` is no data.
+pub(in crate::source) fn of_words(
+    text: &str,
+    account: &Account,
+    query: &Query,
+) -> Option<SourceError> {
+    let host = if account.is_watched() { String::new() } else { account.host() };
+    let what = quote(text, account);
+    let text = text.to_lowercase();
+    let class = TEXTS.iter().find(|(part, _)| text.contains(part)).map(|(_, class)| *class);
+    match class {
+        Some(Class::NoData) => None,
+        Some(Class::Unprocessable) => Some(SourceError::Unprocessable),
+        Some(Class::NotReady) => Some(SourceError::NotReady { metric: called(query) }),
+        Some(Class::Unusable) => {
+            Some(SourceError::Unusable { metric: called(query), reason: what })
+        }
+        Some(Class::Upstream) => Some(SourceError::Upstream { host, what }),
+        None if what.is_empty() => Some(SourceError::AgentFails { host, what: "500".into() }),
+        None => Some(SourceError::AgentFails { host, what }),
+    }
+}
+
+pub(in crate::source) fn called(query: &Query) -> String {
     let (namespace, name) = query.metric().unwrap_or_default();
     format!("{namespace}/{name}")
 }

@@ -19,6 +19,7 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("keda.sh/v1alpha1", "ScaledJob", true),
     ("keda.sh/v1alpha1", "TriggerAuthentication", true),
     ("keda.sh/v1alpha1", "ClusterTriggerAuthentication", false),
+    ("datadoghq.com/v1alpha1", "DatadogMetric", true),
 ];
 
 pub(super) struct Store {
