@@ -103,7 +103,13 @@ mod tests {
             ("10e-6", 1e-5),
             ("12340e-9", 1.234e-5),
             ("3333333334n", 3.333_333_334),
+            ("2000000001n", 2.000_000_001),
             ("1e-09", 1e-9),
+            ("1e-9", 1e-9),
+            ("999999", 999_999.0),
+            ("1977200", 1_977_200.0),
+            ("1e+09", 1e9),
+            ("10e21", 1e22),
         ] {
             check(text, expected);
         }
@@ -126,6 +132,7 @@ mod tests {
             ("-1.5Mi", -1_572_864.0),
             ("16Ei", 18_446_744_073_709_551_616.0),
             ("00012", 12.0),
+            ("12340e-9", 1.234e-5),
         ] {
             check(text, expected);
         }
@@ -167,23 +174,81 @@ mod tests {
         assert_eq!(parse(&"1".repeat(10_000)), None);
     }
 
-    proptest! {
-        /// Against whole numbers, which are exact.
-        #[test]
-        fn a_suffix_is_a_power(digits in 0_u32.., place in 0_usize..10) {
-            let suffixes = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
-            let exponent: i32 = [-9, -6, -3, 0, 3, 6, 9, 12, 15, 18][place];
-            let parsed = parse(&format!("{digits}{}", suffixes[place])).unwrap();
-            let exact = i128::from(digits) * 10_i128.pow(27);
-            let expected = if exponent < 0 {
-                // Divided exactly, then rounded by the standard library's own reading.
-                let whole = exact / 10_i128.pow((-exponent).unsigned_abs());
-                format!("{whole}e-27").parse::<f64>().unwrap()
+    /// Digits, and how many of them stand behind the point.
+    struct Decimal {
+        digits: Vec<u8>,
+        behind: usize,
+    }
+
+    impl Decimal {
+        fn times(mut self, factor: u32) -> Self {
+            let mut carry = 0;
+            for digit in self.digits.iter_mut().rev() {
+                let product = u32::from(*digit) * factor + carry;
+                (*digit, carry) = (u8::try_from(product % 10).unwrap(), product / 10);
+            }
+            while carry > 0 {
+                self.digits.insert(0, u8::try_from(carry % 10).unwrap());
+                carry /= 10;
+            }
+            self
+        }
+
+        fn with_point_at(mut self, exponent: i32) -> Self {
+            let places = usize::try_from(exponent.abs()).unwrap();
+            if exponent < 0 {
+                self.behind += places;
             } else {
-                #[expect(clippy::cast_precision_loss, reason = "that is the rounding")]
-                let nearest = (i128::from(digits) * 10_i128.pow(exponent.unsigned_abs())) as f64;
-                nearest
+                self.digits.resize(self.digits.len() + places, 0);
+            }
+            self
+        }
+
+        /// In full, without an exponent, for the standard library to round.
+        fn nearest(&self) -> f64 {
+            let digits: String = self.digits.iter().map(|digit| char::from(b'0' + digit)).collect();
+            let padded = format!("{digits:0>width$}", width = self.behind + 1);
+            let (whole, rest) = padded.split_at(padded.len() - self.behind);
+            format!("{whole}.{rest}").parse().unwrap()
+        }
+    }
+
+    proptest! {
+        /// Against decimals that are exact, and rounded once.
+        #[test]
+        fn what_is_written_is_read_to_the_nearest_number(
+            is_negative: bool,
+            whole in "[0-9]{1,25}",
+            rest in "[0-9]{0,25}",
+            place in 0_usize..18,
+            exponent in -60_i32..60,
+        ) {
+            const POWERS: [(&str, i32); 10] = [
+                ("n", -9), ("u", -6), ("m", -3), ("", 0), ("k", 3), ("M", 6), ("G", 9), ("T", 12),
+                ("P", 15), ("E", 18),
+            ];
+            const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+            let digits = whole.bytes().chain(rest.bytes()).map(|digit| digit - b'0').collect();
+            let mut exact = Decimal { digits, behind: rest.len() };
+            let suffix = match place {
+                0..10 => {
+                    exact = exact.with_point_at(POWERS[place].1);
+                    POWERS[place].0.to_owned()
+                }
+                10..16 => {
+                    for _ in 10..=place {
+                        exact = exact.times(1024);
+                    }
+                    BINARY[place - 10].to_owned()
+                }
+                _ => {
+                    exact = exact.with_point_at(exponent);
+                    format!("{}{exponent}", if place == 16 { "e" } else { "E" })
+                }
             };
+            let sign = if is_negative { "-" } else { "" };
+            let expected = if is_negative { -exact.nearest() } else { exact.nearest() };
+            let parsed = parse(&format!("{sign}{whole}.{rest}{suffix}")).unwrap();
             prop_assert_eq!(parsed.to_bits(), expected.to_bits());
         }
 
