@@ -69,7 +69,7 @@ async fn main() {
 
 /// Prints a row; what was asked in the time of the start, and until the end.
 async fn measure(scaled_objects: usize) -> (Requests, Requests) {
-    let population = Population { scaled_objects, namespaces: NAMESPACES };
+    let population = Population { scaled_objects, namespaces: NAMESPACES, reads_metrics: false };
     let kubernetes = Kubernetes::start(&population).await;
     let admin = free_address();
     let proxy = format!("http://{}", free_address());

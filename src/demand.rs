@@ -68,6 +68,8 @@ pub enum Trust {
     System,
     /// These alone: certificates in PEM.
     Authorities(Arc<str>),
+    /// The same, for this name in place of the agent's host.
+    AuthoritiesFor { name: Arc<str>, pem: Arc<str> },
     /// Nobody (`unsafeSsl`): whoever answers there gets the token.
     Anybody,
 }

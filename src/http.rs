@@ -11,10 +11,13 @@ pub use reqwest::{
     StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
+use rustls::pki_types::ServerName;
 use tokio::time::Instant;
 use url::Url;
 
 use crate::demand::Trust;
+
+mod name;
 
 /// Most of a body that is read, after decompression. Datadog sends some 25 bytes a point.
 const BODY_LIMIT: usize = 8 << 20;
@@ -101,6 +104,10 @@ impl Client {
             Trust::Authorities(pem) => {
                 let trusted = certificates(pem.as_bytes()).ok_or(BuildError::AuthoritiesInvalid)?;
                 builder.tls_certs_only(trusted)
+            }
+            Trust::AuthoritiesFor { name, pem } => {
+                let tls = name::tls(pem.as_bytes(), name).ok_or(BuildError::AuthoritiesInvalid)?;
+                builder.tls_backend_preconfigured(tls)
             }
             Trust::Anybody => builder.tls_danger_accept_invalid_certs(true),
         };
@@ -192,6 +199,11 @@ pub fn has_certificates(pem: &str) -> bool {
         // That they can be trusted shows only when they are.
         builder(CONNECT_TIMEOUT).tls_certs_only(found).build().is_ok()
     })
+}
+
+/// Whether it can be the name on a certificate.
+pub fn is_server_name(name: &str) -> bool {
+    ServerName::try_from(name).is_ok()
 }
 
 fn certificates(pem: &[u8]) -> Option<Vec<Certificate>> {

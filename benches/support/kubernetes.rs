@@ -1,6 +1,6 @@
 //! A Kubernetes API server over HTTP on this machine: it lists in pages, its watches stay open and
-//! tell of nothing, and it counts what it is asked. Each ScaledObject refers to the
-//! TriggerAuthentication of its namespace, and that to a Secret.
+//! tell of nothing but `DatadogMetric`s, and it counts what it is asked. Each ScaledObject refers to
+//! the TriggerAuthentication of its namespace, and that to a Secret; or it reads a `DatadogMetric`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,22 +24,34 @@ use futures_util::{StreamExt as _, stream};
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinSet, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::sleep,
+};
 
 /// What nothing that happened is newer than.
 const VERSION: &str = "4711";
 
 pub(crate) struct Kubernetes {
     pub(crate) kubeconfig: PathBuf,
+    /// What the watch of `DatadogMetric`s is to tell.
+    pub(crate) events: Events,
     shared: Arc<Shared>,
     _server: JoinSet<()>,
     _directory: TempDir,
 }
 
+/// Of the watch that is open, if there is one.
+pub(crate) type Events = watch::Sender<Option<mpsc::Sender<Bytes>>>;
+
 struct Shared {
     /// As JSON.
     scaled_objects: Vec<String>,
     authentications: Vec<String>,
+    datadog_metrics: Vec<String>,
+    events: Events,
     /// By verb and resource.
     requests: Mutex<BTreeMap<(&'static str, String), u64>>,
 }
@@ -48,6 +60,8 @@ struct Shared {
 pub(crate) struct Population {
     pub(crate) scaled_objects: usize,
     pub(crate) namespaces: usize,
+    /// Whether each reads a `DatadogMetric`.
+    pub(crate) reads_metrics: bool,
 }
 
 impl Kubernetes {
@@ -68,23 +82,30 @@ current-context: fake
         );
         fs::write(&kubeconfig, text).unwrap();
 
-        let Population { scaled_objects, namespaces } = *population;
+        let Population { scaled_objects, namespaces, reads_metrics } = *population;
         let used = namespaces.min(scaled_objects);
+        let events = Events::new(None);
         let shared = Arc::new(Shared {
             scaled_objects: (0..scaled_objects)
-                .map(|number| scaled_object(number, number % namespaces).to_string())
+                .map(|number| scaled_object(number, number % namespaces, reads_metrics).to_string())
                 .collect(),
             authentications: (0..used).map(|number| authentication(number).to_string()).collect(),
+            datadog_metrics: (0..scaled_objects)
+                .filter(|_| reads_metrics)
+                .map(|number| datadog_metric(number, number % namespaces, 0).to_string())
+                .collect(),
+            events: events.clone(),
             requests: Mutex::default(),
         });
         let router = Router::new()
             .route("/apis/keda.sh/v1alpha1/{resource}", get(list))
+            .route("/apis/datadoghq.com/v1alpha1/{resource}", get(list))
             .route("/apis/keda.sh/v1alpha1/namespaces/{namespace}/{resource}/{name}", get(none))
             .route("/api/v1/namespaces/{namespace}/secrets/{name}", get(secret))
             .with_state(shared.clone());
         let mut server = JoinSet::new();
         server.spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { kubeconfig, shared, _server: server, _directory: directory }
+        Self { kubeconfig, events, shared, _server: server, _directory: directory }
     }
 
     /// What it was asked so far, by verb and resource.
@@ -113,6 +134,14 @@ async fn list(
     let number = |name: &str| parameters.get(name).and_then(|text| text.parse().ok());
     if parameters.get("watch").is_some_and(|watch| watch == "true") {
         shared.count("watch", &resource);
+        if resource == "datadogmetrics" {
+            let (sender, receiver) = mpsc::channel::<Bytes>(1_000);
+            shared.events.send_replace(Some(sender));
+            let events = stream::unfold(receiver, |mut receiver| async {
+                Some((Ok::<_, Infallible>(receiver.recv().await?), receiver))
+            });
+            return json_of(Body::from_stream(events));
+        }
         let limit = Duration::from_secs(number("timeoutSeconds").unwrap_or(300));
         let nothing =
             stream::once(sleep(limit)).filter_map(|()| ready(None::<Result<Bytes, Infallible>>));
@@ -122,6 +151,7 @@ async fn list(
     let objects: &[String] = match &*resource {
         "scaledobjects" => &shared.scaled_objects,
         "triggerauthentications" => &shared.authentications,
+        "datadogmetrics" => &shared.datadog_metrics,
         _ => &[],
     };
     let offset = usize::try_from(number("continue").unwrap_or(0)).unwrap();
@@ -181,10 +211,19 @@ fn json_of(body: Body) -> Response {
 }
 
 /// As KEDA leaves one that was made with `kubectl apply`.
-fn scaled_object(number: usize, namespace: usize) -> Value {
+fn scaled_object(number: usize, namespace: usize, reads_metrics: bool) -> Value {
     let name = format!("checkout-{number}");
     let metric = "s0-datadog-sum-trace-http-request-hits";
     let condition = |kind: &str, status: &str, reason: &str, message: &str| json!({"type": kind, "status": status, "reason": reason, "message": message});
+    let trigger = if reads_metrics {
+        json!({"type": "external", "metadata": metadata_of_metric(number, namespace)})
+    } else {
+        json!({
+            "type": "external",
+            "metadata": metadata(number),
+            "authenticationRef": {"name": "datadog"},
+        })
+    };
     let spec = json!({
         "scaleTargetRef": {"name": name},
         "pollingInterval": 30,
@@ -196,11 +235,7 @@ fn scaled_object(number: usize, namespace: usize) -> Value {
             "policies": [{"type": "Percent", "value": 50, "periodSeconds": 60}],
         }}}},
         "fallback": {"failureThreshold": 4, "replicas": 6},
-        "triggers": [{
-            "type": "external",
-            "metadata": metadata(number),
-            "authenticationRef": {"name": "datadog"},
-        }],
+        "triggers": [trigger],
     });
     let applied = json!({
         "apiVersion": "keda.sh/v1alpha1",
@@ -307,4 +342,50 @@ pub(crate) fn metadata(number: usize) -> HashMap<String, String> {
         ("lastAvailablePointOffset", "auto"),
     ];
     metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+/// The same, where it reads the `DatadogMetric` `checkout-{number}` of its namespace.
+pub(crate) fn metadata_of_metric(number: usize, namespace: usize) -> HashMap<String, String> {
+    let metadata = [
+        ("scalerAddress", "keda-datadog-scaler.keda:9090".to_owned()),
+        ("useClusterAgentProxy", "true".to_owned()),
+        ("datadogMetricNamespace", team(namespace)),
+        ("datadogMetricName", format!("checkout-{number}")),
+        ("targetValue", "120".to_owned()),
+    ];
+    metadata.map(|(key, value)| (key.to_owned(), value)).into()
+}
+
+/// As a Cluster Agent leaves one that it reads, at this instant.
+pub(crate) fn datadog_metric(number: usize, namespace: usize, value: u64) -> Value {
+    let name = format!("checkout-{number}");
+    #[expect(clippy::disallowed_methods, reason = "the scaler compares it with its own clock")]
+    let at = jiff::Timestamp::now().to_string();
+    let conditions = ["Active", "Valid", "Updated", "Error"].map(|condition| {
+        json!({
+            "type": condition,
+            "status": if condition == "Error" { "False" } else { "True" },
+            "lastTransitionTime": "2026-09-23T08:15:30Z",
+            "lastUpdateTime": at,
+        })
+    });
+    json!({
+        "apiVersion": "datadoghq.com/v1alpha1",
+        "kind": "DatadogMetric",
+        "metadata": {
+            "annotations": {"external-metrics.datadoghq.com/always-active": "true"},
+            "creationTimestamp": "2026-09-23T08:15:30Z",
+            "generation": 1,
+            "name": name,
+            "namespace": team(namespace),
+            "resourceVersion": (5_000 + value).to_string(),
+            "uid": format!("7a1d0c2e-5a44-4c83-9d0b-{number:012}"),
+        },
+        "spec": {"query": format!("sum:trace.http.request.hits{{env:live,service:{name}}}.rollup(avg, 30)")},
+        "status": {
+            "autoscalerReferences": "",
+            "currentValue": value.to_string(),
+            "conditions": conditions,
+        },
+    })
 }

@@ -14,8 +14,18 @@ use crate::{
 };
 
 /// Two of them go by two names each; KEDA 2.21 has the second of the last.
-pub(super) const NAMES: [&str; 9] =
-    [TOKEN, BEARER_TOKEN, NAMESPACE, SERVICE, PORT, UNSAFE_SSL, CA_CERT, AUTH_MODE, AUTH_MODES];
+pub(super) const NAMES: [&str; 10] = [
+    TOKEN,
+    BEARER_TOKEN,
+    NAMESPACE,
+    SERVICE,
+    PORT,
+    UNSAFE_SSL,
+    CA_CERT,
+    SERVER_NAME,
+    AUTH_MODE,
+    AUTH_MODES,
+];
 
 const TOKEN: &str = "token";
 const BEARER_TOKEN: &str = "bearerToken";
@@ -24,6 +34,7 @@ const SERVICE: &str = "datadogMetricsService";
 const PORT: &str = "datadogMetricsServicePort";
 const UNSAFE_SSL: &str = "unsafeSsl";
 const CA_CERT: &str = "datadogCaCert";
+const SERVER_NAME: &str = "datadogServerName";
 const AUTH_MODE: &str = "authMode";
 const AUTH_MODES: &str = "authModes";
 
@@ -90,6 +101,20 @@ pub(super) fn account<'a>(
         (Some(false), None, Some(ca)) => Trust::Authorities(ca.clone()),
         (Some(false), None, None) => Trust::System,
     };
+    let trust = match (trust, given(SERVER_NAME)) {
+        (Trust::Authorities(pem), Some(name)) if http::is_server_name(name) => {
+            Trust::AuthoritiesFor { name: name.into(), pem }
+        }
+        (_, Some(name)) if !http::is_server_name(name) => {
+            return Err(invalid(SERVER_NAME, "the name on the Cluster Agent's certificate"));
+        }
+        // It would not be verified.
+        (_, Some(_)) => {
+            let expected = "left out, unless there are a `datadogCaCert` and no `unsafeSsl`";
+            return Err(invalid(SERVER_NAME, expected));
+        }
+        (trust, None) => trust,
+    };
     let address = format!("https://{service}.{namespace}.svc:{port}");
     let base_url: Url = address.parse().map_err(|_| Fault::Missing { parameter: SERVICE })?;
     Ok(Account::of_agent(base_url, token, trust))
@@ -131,6 +156,7 @@ mod tests {
         let trust = match account.trust() {
             Some(Trust::System) => "system",
             Some(Trust::Authorities(_)) => "its CA",
+            Some(Trust::AuthoritiesFor { .. }) => "its CA for a name",
             Some(Trust::Anybody) => "anybody",
             None => "no agent",
         };
