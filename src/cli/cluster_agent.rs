@@ -6,7 +6,7 @@ use clap::{Args, builder::BoolishValueParser};
 use url::Url;
 
 use super::values::{agent_url, positive};
-use crate::credentials::{self, AgentConfig, Pattern};
+use crate::credentials::{self, AgentConfig, AgentText, Pattern};
 
 /// Where Kubernetes mounts a pod's own token.
 const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -58,15 +58,16 @@ pub struct ClusterAgent {
 impl ClusterAgent {
     /// The same, with what these flags say.
     pub(super) fn complete(&self, config: credentials::Config) -> credentials::Config {
+        let ca = self.cluster_agent_ca.clone().map(AgentText::File);
         let agent = self.cluster_agent_url.clone().map(|url| AgentConfig {
             url,
-            token_file: self.cluster_agent_token_file.clone(),
-            ca: self.cluster_agent_ca.clone(),
+            token: AgentText::File(self.cluster_agent_token_file.clone()),
+            ca: ca.clone(),
             is_unsafe: self.cluster_agent_unsafe_ssl,
             look_every: LOOK_EVERY,
         });
         let agent_namespaces = self.cluster_agent_namespaces.clone();
         let rules = credentials::Rules { agent_namespaces, ..config.rules };
-        credentials::Config { agent, agent_ca: self.cluster_agent_ca.clone(), rules, ..config }
+        credentials::Config { agent, agent_ca: ca, rules, ..config }
     }
 }

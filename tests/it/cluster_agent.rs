@@ -4,7 +4,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use keda_datadog_scaler::{
-    credentials::{AgentConfig, Pattern, Rules},
+    credentials::{AgentConfig, AgentText, Pattern, Rules},
     proto::ScaledObjectRef,
     serve,
     source::SourceError,
@@ -66,8 +66,8 @@ impl Own {
         let mut config = config("http://127.0.0.1:1");
         config.credentials.agent = Some(AgentConfig {
             url: url.parse().unwrap(),
-            token_file: token.clone(),
-            ca: ca.map(|_| pem),
+            token: AgentText::File(token.clone()),
+            ca: ca.map(|_| AgentText::File(pem)),
             is_unsafe: ca.is_none(),
             look_every: Duration::from_millis(20),
         });
