@@ -28,7 +28,7 @@ use crate::{
 const TOKEN: &str = "marker-of-the-agents-token";
 
 /// demo/shop, which reads this `DatadogMetric`.
-fn metric(namespace: &str, name: &str, extra: &[(&str, &str)]) -> ScaledObjectRef {
+pub(crate) fn metric(namespace: &str, name: &str, extra: &[(&str, &str)]) -> ScaledObjectRef {
     let basis = [
         ("useClusterAgentProxy", "true"),
         ("datadogMetricNamespace", namespace),

@@ -31,6 +31,7 @@ mod status;
 mod binary;
 mod cluster;
 mod sandbox;
+mod sandbox_agent;
 mod faults;
 mod check;
 mod watch;
