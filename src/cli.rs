@@ -50,7 +50,8 @@ pub enum Command {
     /// Explain triggers, point by point, or play KEDA against a running scaler
     #[command(after_help = check::HELP)]
     Check(Check),
-    /// Try it: a simulated Datadog and the real server in front of it, on this machine only
+    /// Try it: a simulated Datadog and Cluster Agent, and the real server in front of them, on this
+    /// machine only
     #[command(after_help = sandbox_help())]
     Sandbox(Sandbox),
 }
@@ -262,7 +263,11 @@ pub struct Sandbox {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8282", value_parser = loopback)]
     datadog_listen: SocketAddr,
 
-    /// Run the simulated Datadog only, for a `serve` of your own
+    /// Address of the simulated Cluster Agent (HTTPS), on this machine
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8283", value_parser = loopback)]
+    agent_listen: SocketAddr,
+
+    /// Run the simulated Datadog and Cluster Agent only, for a `serve` of your own
     #[arg(long)]
     datadog_only: bool,
 
@@ -270,8 +275,8 @@ pub struct Sandbox {
     #[arg(long, value_name = "REQUESTS", default_value_t = 1_600)]
     rate_limit: u32,
 
-    /// Break the simulated Datadog from the start, for all queries or for one; can be given several
-    /// times
+    /// Break the simulated Datadog and Cluster Agent from the start, for all queries or for one; can
+    /// be given several times
     #[arg(long = "fault", value_name = "NAME[=QUERY]")]
     faults: Vec<Breakage>,
 
@@ -383,6 +388,7 @@ impl Sandbox {
                 status: self.status_listen,
             },
             datadog_listen: self.datadog_listen,
+            agent_listen: self.agent_listen,
             datadog_only: self.datadog_only,
             rate_limit: self.rate_limit,
             faults: self.faults.clone(),

@@ -37,6 +37,7 @@ const VERSION: &str = "4711";
 pub(crate) struct Kubernetes {
     pub(crate) kubeconfig: PathBuf,
     /// What the watch of `DatadogMetric`s is to tell.
+    #[allow(dead_code, reason = "not every benchmark tells of some")]
     pub(crate) events: Events,
     shared: Arc<Shared>,
     _server: JoinSet<()>,

@@ -5,9 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum, builder::BoolishValueParser};
 use url::Url;
 
-use super::values::{agent_url, positive};
+use super::values::{agent_url, positive, server_name};
 use crate::{
-    credentials::{self, AgentConfig, AgentSource, Pattern},
+    credentials::{self, AgentConfig, AgentSource, AgentText, Pattern},
     kubernetes,
 };
 
@@ -33,6 +33,17 @@ pub struct ClusterAgent {
     /// TriggerAuthentication has a `datadogCaCert` or `unsafeSsl` [default: those of the system]
     #[arg(long, env = "SCALER_CLUSTER_AGENT_CA", value_name = "FILE")]
     cluster_agent_ca: Option<PathBuf>,
+
+    /// Name on the certificate of the server's own Cluster Agent, if that is not the host of its URL
+    #[arg(
+        long,
+        env = "SCALER_CLUSTER_AGENT_SERVER_NAME",
+        value_name = "NAME",
+        value_parser = server_name,
+        requires = "cluster_agent_ca",
+        conflicts_with = "cluster_agent_unsafe_ssl"
+    )]
+    cluster_agent_server_name: Option<String>,
 
     /// Take any certificate of the server's own Cluster Agent: whoever answers there gets the token
     #[arg(
@@ -90,10 +101,12 @@ impl ClusterAgent {
 
     /// The same, with what these flags say.
     pub(super) fn complete(&self, config: credentials::Config) -> credentials::Config {
+        let ca = self.cluster_agent_ca.clone().map(AgentText::File);
         let agent = self.cluster_agent_url.clone().map(|url| AgentConfig {
             url,
-            token_file: self.cluster_agent_token_file.clone(),
-            ca: self.cluster_agent_ca.clone(),
+            token: AgentText::File(self.cluster_agent_token_file.clone()),
+            ca: ca.clone(),
+            server_name: self.cluster_agent_server_name.as_deref().map(Into::into),
             is_unsafe: self.cluster_agent_unsafe_ssl,
             look_every: LOOK_EVERY,
         });
@@ -104,6 +117,6 @@ impl ClusterAgent {
             Source::Http => AgentSource::Http,
         };
         let rules = credentials::Rules { agent_namespaces, agent_source, ..config.rules };
-        credentials::Config { agent, agent_ca: self.cluster_agent_ca.clone(), rules, ..config }
+        credentials::Config { agent, agent_ca: ca, rules, ..config }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use jiff::SignedDuration;
 use url::Url;
 
-use crate::words::is_label;
+use crate::{http, words::is_label};
 
 /// No time limit makes sense beyond it, and clocks do not overflow below.
 const LONGEST: Duration = Duration::from_hours(24);
@@ -58,6 +58,14 @@ pub(super) fn namespace(text: &str) -> Result<String, String> {
     let text = text.trim();
     if !is_label(text) {
         return Err("must be the name of a namespace".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn server_name(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if !http::is_server_name(text) {
+        return Err("must be a name such as `localhost`, or an address".to_owned());
     }
     Ok(text.to_owned())
 }

@@ -219,6 +219,18 @@ mod tests {
     }
 
     #[test]
+    fn a_name_counts_only_where_it_is_verified() {
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (ca, name) = ((CA_CERT, &*pair.cert.pem()), (SERVER_NAME, "localhost"));
+        let at = "https://dd-metrics-api.datadog.svc:8443/";
+        check(&[ca], &format!("{at} abc its CA"));
+        check(&[ca, name], &format!("{at} abc its CA for a name"));
+        check_fault(&[name], SERVER_NAME);
+        check_fault(&[ca, name, (UNSAFE_SSL, "true")], SERVER_NAME);
+        check_fault(&[ca, (SERVER_NAME, "local host")], SERVER_NAME);
+    }
+
+    #[test]
     fn what_is_missing_or_odd_is_told() {
         check_fault(&[(TOKEN, "")], TOKEN);
         check_fault(&[(TOKEN, "a b")], TOKEN);

@@ -19,7 +19,7 @@ use url::Url;
 use super::{
     Credentials, CredentialsError, Own, Rules,
     keys::{self, Fault},
-    own_agent::{AgentConfig, AgentKeeper, authorities},
+    own_agent::{AgentConfig, AgentKeeper, AgentText},
     resolver::Ring,
 };
 use crate::{demand::Account, refresh::Refresher};
@@ -41,7 +41,7 @@ pub struct Config {
     /// The server's own Cluster Agent.
     pub agent: Option<AgentConfig>,
     /// CAs (PEM) that vouch for Cluster Agents, unless a TriggerAuthentication says so.
-    pub agent_ca: Option<PathBuf>,
+    pub agent_ca: Option<AgentText>,
     /// Whether there may be no own account: triggers can bring theirs.
     pub is_optional: bool,
 }
@@ -91,8 +91,8 @@ pub async fn load(config: Config) -> Result<(Credentials, Option<Keeper>), Crede
         Err(error) if directory.is_none() => return Err(error.clone()),
         Err(_) => {}
     }
-    if let Some(path) = &agent_ca {
-        rules.agent_ca = Some(authorities(path).await?);
+    if let Some(ca) = &agent_ca {
+        rules.agent_ca = Some(ca.authorities().await?);
     }
     let agent_account = match &agent {
         Some(config) => config.account().await,

@@ -1,8 +1,9 @@
-//! The server's own Cluster Agent: its address is a flag, its token and CA are files that are
+//! The server's own Cluster Agent: its address is a flag, its token and CA are usually files that are
 //! re-read, since Kubernetes replaces a pod's token each hour.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
@@ -24,12 +25,21 @@ const MAX_FILE: u64 = 1 << 20;
 pub struct AgentConfig {
     /// What comes before `/apis`.
     pub url: Url,
-    pub token_file: PathBuf,
-    pub ca: Option<PathBuf>,
+    pub token: AgentText,
+    /// The certificates (PEM) that alone vouch for it.
+    pub ca: Option<AgentText>,
+    /// What is on its certificate in place of the URL's host; only with a CA.
+    pub server_name: Option<Arc<str>>,
     /// Whether anybody's certificate will do.
     pub is_unsafe: bool,
     /// How often the files are looked at.
     pub look_every: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub enum AgentText {
+    Given(SecretString),
+    File(PathBuf),
 }
 
 /// Looks after the files.
@@ -106,32 +116,45 @@ impl AgentKeeper {
 }
 
 impl AgentConfig {
-    /// By what is in the files now.
+    /// By what is given, and what is in the files now.
     pub(super) async fn account(&self) -> Own {
-        let path = &self.token_file;
-        let token = token(&file(path).await?).ok_or_else(|| CredentialsError::AgentFile {
-            path: path.display().to_string(),
-            cause: "it is empty, or holds a character that no token has".to_owned(),
-        })?;
-        let trust = match &self.ca {
+        let text = self.token.read().await?;
+        let cause = "it is empty, or holds a character that no token has";
+        let token = token(text.expose_secret()).ok_or_else(|| self.token.fails(cause))?;
+        let trust = match (&self.ca, self.server_name.clone()) {
             _ if self.is_unsafe => Trust::Anybody,
-            Some(path) => Trust::Authorities(authorities(path).await?),
-            None => Trust::System,
+            (Some(ca), Some(name)) => Trust::AuthoritiesFor { name, pem: ca.authorities().await? },
+            (Some(ca), None) => Trust::Authorities(ca.authorities().await?),
+            (None, _) => Trust::System,
         };
         Ok(Arc::new(Account::of_agent(self.url.clone(), token, trust)))
     }
 }
 
-/// Certificates in PEM.
-pub(super) async fn authorities(path: &PathBuf) -> Result<Arc<str>, CredentialsError> {
-    let pem = file(path).await?;
-    if !http::has_certificates(&pem) {
-        return Err(CredentialsError::AgentFile {
-            path: path.display().to_string(),
-            cause: "it holds no certificates (PEM)".to_owned(),
-        });
+impl AgentText {
+    async fn read(&self) -> Result<SecretString, CredentialsError> {
+        match self {
+            Self::Given(text) => Ok(text.clone()),
+            Self::File(path) => Ok(file(path).await?.into()),
+        }
     }
-    Ok(pem.into())
+
+    /// Certificates in PEM.
+    pub(super) async fn authorities(&self) -> Result<Arc<str>, CredentialsError> {
+        let pem = self.read().await?;
+        if !http::has_certificates(pem.expose_secret()) {
+            return Err(self.fails("it holds no certificates (PEM)"));
+        }
+        Ok(pem.expose_secret().into())
+    }
+
+    fn fails(&self, cause: &str) -> CredentialsError {
+        let path = match self {
+            Self::Given(_) => "that was given".to_owned(),
+            Self::File(path) => path.display().to_string(),
+        };
+        CredentialsError::AgentFile { path, cause: cause.to_owned() }
+    }
 }
 
 /// Never waits: a pipe in its place is refused.

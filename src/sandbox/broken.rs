@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::fault::{Breakage, Fault};
-use crate::{source::grammar, words::shorten};
+use crate::{demand::Service, source::grammar, words::shorten};
 
 /// Most queries that have a fault of their own.
 const MAX_QUERIES: usize = 100;
@@ -76,14 +76,14 @@ impl Faults {
 
     /// `text` may hold several queries. A fault of one of them is a fault of the request, but for
     /// those that change only what that one finds.
-    pub(super) fn trouble(&self, text: &str) -> Trouble {
+    pub(super) fn trouble(&self, service: Service, text: &str) -> Trouble {
         let queries = grammar::split(text).unwrap_or_else(|| vec![text]);
         let places: Vec<Option<usize>> = queries
             .iter()
             .map(|query| {
                 self.switched_on.iter().rposition(|on| match &on.breakage.query {
                     Some(broken) => broken == query.trim() || broken == text.trim(),
-                    None => true,
+                    None => on.breakage.fault.concerns(service),
                 })
             })
             .collect();
@@ -141,11 +141,12 @@ mod tests {
     /// The fault of the request, and those of what its queries find.
     #[track_caller]
     fn check(breakages: &[&str], text: &str, whole: Option<Fault>, data: &[Option<Fault>]) {
-        let trouble = faults(breakages).trouble(text);
+        let trouble = faults(breakages).trouble(DatadogApi, text);
         assert_eq!((trouble.fault(), &*trouble.data), (whole, data), "{breakages:?} in {text}");
     }
 
     use Fault::{BadGateway, Empty, GatewayTimeout, Null};
+    use Service::{ClusterAgent, DatadogApi};
 
     #[test]
     fn a_fault_is_for_all_queries_or_for_one() {
@@ -184,6 +185,21 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_of_one_service_is_none_of_the_other() {
+        for (fault, of_datadog, of_agent) in
+            [("504", true, true), ("neighbour", true, false), ("stale", false, true)]
+        {
+            let faults = faults(&[fault]);
+            let is_broken = |service| faults.trouble(service, "x").fault().is_some();
+            assert_eq!((is_broken(DatadogApi), is_broken(ClusterAgent)), (of_datadog, of_agent));
+        }
+        let faults = faults(&["504=datadogmetric@demo:a"]);
+        let fault = |name| faults.trouble(ClusterAgent, name).fault();
+        assert_eq!(fault("datadogmetric@demo:a"), Some(GatewayTimeout));
+        assert_eq!(fault("datadogmetric@demo:b"), None);
+    }
+
+    #[test]
     fn what_is_mended_is_gone_and_the_rest_stays() {
         let mut faults = faults(&["502", "504=a{*}", "504=b{*}"]);
         faults.mend(" a{*} ");
@@ -208,7 +224,7 @@ mod tests {
     #[test]
     fn a_neighbour_is_known_since_when() {
         let faults = faults(&["502=a{*}", "neighbour=a{*}"]);
-        assert_eq!(faults.trouble("a{*}").neighbour_since(), Some(1));
-        assert_eq!(faults.trouble("b{*}").neighbour_since(), None);
+        assert_eq!(faults.trouble(DatadogApi, "a{*}").neighbour_since(), Some(1));
+        assert_eq!(faults.trouble(DatadogApi, "b{*}").neighbour_since(), None);
     }
 }

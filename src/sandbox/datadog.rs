@@ -15,12 +15,9 @@ use super::{
     API_KEY, APP_KEY, failure,
     fault::Fault,
     reply::Request,
-    state::{Admission, Asked, Simulation},
+    state::{Admission, Asked, MAX_REMEMBERED, Simulation},
 };
 use crate::{source::datadog::wall_clock, words::shorten};
-
-/// Most characters that are remembered of a query, or of what is wrong with it.
-const MAX_REMEMBERED: usize = 200;
 
 #[derive(Deserialize)]
 pub(super) struct Parameters {

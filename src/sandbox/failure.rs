@@ -1,4 +1,4 @@
-//! How each fault looks over HTTP.
+//! How each fault looks over HTTP when it is Datadog that is asked.
 
 use std::{convert::Infallible, iter, time::Duration};
 
@@ -63,18 +63,25 @@ pub(super) fn spoil(fault: Fault, request: Request<'_>, sound: &Value, now: i64)
         }
         Fault::Error => Json(request.error("Query timed out")).into_response(),
         Fault::Rejected => Json(request.malformed(request.query, 0)).into_response(),
-        Fault::Reset => broken_off(&sound.to_string()),
+        Fault::ClockSkew => (date(now), Json(sound)).into_response(),
+        _ => damage(fault, &sound.to_string()).unwrap_or_else(|| Json(sound).into_response()),
+    }
+}
+
+/// What comes in place of a `sound` answer on a bad way, whoever made it. `None` if it comes as it is.
+pub(super) fn damage(fault: Fault, sound: &str) -> Option<Response> {
+    Some(match fault {
+        Fault::Reset => broken_off(sound),
         // Who waits that long is not given a value after all.
         Fault::Hang => StatusCode::GATEWAY_TIMEOUT.into_response(),
         Fault::Garbage => {
             (json_type(), "<!doctype html><title>Welcome to the guest network</title>\n")
                 .into_response()
         }
-        Fault::Truncated => (json_type(), first_half(&sound.to_string())).into_response(),
+        Fault::Truncated => (json_type(), first_half(sound)).into_response(),
         Fault::Huge => (json_type(), huge()).into_response(),
-        Fault::ClockSkew => (date(now), Json(sound)).into_response(),
-        _ => Json(sound).into_response(),
-    }
+        _ => return None,
+    })
 }
 
 /// Nobody waits for longer; a client that went may not be noticed before.
@@ -90,7 +97,7 @@ pub(super) async fn wait(fault: Option<Fault>) {
     }
 }
 
-fn json_type() -> [(header::HeaderName, HeaderValue); 1] {
+pub(super) fn json_type() -> [(header::HeaderName, HeaderValue); 1] {
     [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]
 }
 

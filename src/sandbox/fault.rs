@@ -1,8 +1,8 @@
-//! The ways in which the simulated Datadog breaks.
+//! The ways in which the simulated Datadog and Cluster Agent break.
 
 use std::{fmt, str::FromStr};
 
-use crate::words::shorten;
+use crate::{demand::Service, words::shorten};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -28,10 +28,13 @@ pub enum Fault {
     LastNull,
     ClockSkew,
     Neighbour,
+    Stale,
+    Frozen,
+    NotReady,
 }
 
 impl Fault {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::Unauthorized,
         Self::Forbidden,
         Self::Unprocessable,
@@ -54,21 +57,26 @@ impl Fault {
         Self::LastNull,
         Self::ClockSkew,
         Self::Neighbour,
+        Self::Stale,
+        Self::Frozen,
+        Self::NotReady,
     ];
 
     /// Its name and what it does.
     fn entry(self) -> (&'static str, &'static str) {
         match self {
-            Self::Unauthorized => ("401", "the keys are not known"),
-            Self::Forbidden => ("403", "the keys may not read metrics"),
+            Self::Unauthorized => ("401", "the keys, or the token, are not known"),
+            Self::Forbidden => ("403", "the keys, or the owner of the token, may not read metrics"),
             Self::Unprocessable => ("422", "the query cannot be processed, for a while"),
             Self::Throttled => ("429", "the rate limit is spent, and headers tell until when"),
-            Self::ThrottledBare => ("429-bare", "the rate limit is spent, and nothing tells more"),
-            Self::ServerError => ("500", "Datadog fails, without a word"),
+            Self::ThrottledBare => {
+                ("429-bare", "there are too many requests, and nothing tells more")
+            }
+            Self::ServerError => ("500", "Datadog, or the Cluster Agent, fails by itself"),
             Self::BadGateway => ("502", "a gateway cannot reach Datadog"),
             Self::GatewayTimeout => ("504", "a gateway waited for Datadog in vain"),
-            Self::Error => ("error", "a 200 that says that the query took Datadog too long"),
-            Self::Rejected => ("rejected", "a 200 that says that the query is malformed"),
+            Self::Error => ("error", "Datadog says, in a 200, that the query took it too long"),
+            Self::Rejected => ("rejected", "Datadog says, in a 200, that the query is malformed"),
             Self::Latency => ("latency", "answers are 300 ms late"),
             Self::Slow => ("slow", "answers are 5 s late, longer than KEDA is kept waiting"),
             Self::Hang => ("hang", "there is never an answer"),
@@ -82,8 +90,19 @@ impl Fault {
             Self::ClockSkew => {
                 ("clock-skew", "Datadog's clock is ten minutes behind this machine's")
             }
-            Self::Neighbour => {
-                ("neighbour", "somebody else spends a tenth of the rate limit each second")
+            Self::Neighbour => (
+                "neighbour",
+                "Datadog only: somebody else spends a tenth of the rate limit each second",
+            ),
+            Self::Stale => {
+                ("stale", "Cluster Agent only: the value is old, and it says so (7.56 and newer)")
+            }
+            Self::Frozen => (
+                "frozen",
+                "Cluster Agent only: the value is half an hour old, and stays (before 7.56)",
+            ),
+            Self::NotReady => {
+                ("not-ready", "Cluster Agent only: there is no value yet, as after a restart")
             }
         }
     }
@@ -94,6 +113,15 @@ impl Fault {
 
     pub fn about(self) -> &'static str {
         self.entry().1
+    }
+
+    /// Whether it can be seen there.
+    pub fn concerns(self, service: Service) -> bool {
+        match self {
+            Self::Neighbour => service == Service::DatadogApi,
+            Self::Stale | Self::Frozen | Self::NotReady => service == Service::ClusterAgent,
+            _ => true,
+        }
     }
 
     /// Whether it changes what a query finds, and leaves the rest of the answer as it is.
@@ -134,7 +162,11 @@ impl FromStr for Fault {
     }
 }
 
-/// A fault of all queries, or of one. Written `504` or `504=avg:sandbox.sine{*}`.
+/// What a DatadogMetric is asked for by, before its namespace.
+pub(super) const METRIC_PREFIX: &str = "datadogmetric@";
+
+/// A fault of all queries, or of one. Written `504` or `504=avg:sandbox.sine{*}`. The queries of the
+/// Cluster Agent are DatadogMetrics: `504=datadogmetric@demo:sine`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breakage {
     pub(super) fault: Fault,
@@ -149,6 +181,8 @@ pub enum NoBreakage {
     UnknownFault { name: String },
     #[error("the query is empty; name one, or leave it out to break all queries")]
     EmptyQuery,
+    #[error("`{fault}` is a fault of {of} only, whose queries are named as `{example}`")]
+    Elsewhere { fault: Fault, of: &'static str, example: &'static str },
 }
 
 /// Most characters that are repeated of what is not a fault.
@@ -159,6 +193,14 @@ impl Breakage {
         let query = query.map(str::trim);
         if query == Some("") {
             return Err(NoBreakage::EmptyQuery);
+        }
+        if query.is_some_and(|query| !fault.concerns(service(query))) {
+            let (of, example) = if fault.concerns(Service::DatadogApi) {
+                ("Datadog", "avg:sandbox.steps{*}")
+            } else {
+                ("the Cluster Agent", "datadogmetric@demo:steps")
+            };
+            return Err(NoBreakage::Elsewhere { fault, of, example });
         }
         Ok(Self { fault, query: query.map(str::to_owned) })
     }
@@ -177,9 +219,13 @@ impl FromStr for Breakage {
 
 impl fmt::Display for Breakage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let query = self.query.as_deref().unwrap_or("all queries");
-        write!(f, "{} for {query}", self.fault)
+        write!(f, "{} for {}", self.fault, self.query.as_deref().unwrap_or("all queries"))
     }
+}
+
+/// Who is asked for it.
+fn service(query: &str) -> Service {
+    if query.starts_with(METRIC_PREFIX) { Service::ClusterAgent } else { Service::DatadogApi }
 }
 
 fn names() -> String {
@@ -214,8 +260,19 @@ mod tests {
         check("504= ", Err(empty));
         let names = "401, 403, 422, 429, 429-bare, 500, 502, 504, error, rejected, latency, slow, \
                      hang, reset, garbage, truncated, huge, empty, null, last-null, clock-skew, \
-                     neighbour";
+                     neighbour, stale, frozen, not-ready";
         check("505=avg:a{*}", Err(&format!("`505` is not a fault; the faults are {names}")));
+        check("stale=datadogmetric@a:b", Ok((Fault::Stale, Some("datadogmetric@a:b"))));
+        check(
+            "stale=avg:a{*}",
+            Err("`stale` is a fault of the Cluster Agent only, whose queries are named as \
+                 `datadogmetric@demo:steps`"),
+        );
+        check(
+            "neighbour=datadogmetric@a:b",
+            Err("`neighbour` is a fault of Datadog only, whose queries are named as \
+                 `avg:sandbox.steps{*}`"),
+        );
         check(" 504", Err(&format!("` 504` is not a fault; the faults are {names}")));
     }
 }

@@ -1,6 +1,6 @@
-//! The page of the simulated Datadog: its metrics, its limit, what is broken, what it was asked.
+//! The page of the simulation: its metrics, the rate limit, what is broken, what was asked.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     extract::State as Extract,
@@ -15,8 +15,9 @@ use super::{
     catalogue::{INTERVAL, METRICS, Metric, Sample},
     fault::Fault,
     limit::Standing,
+    metric,
     sparkline::sparkline,
-    state::{Asked, Simulation, State},
+    state::{Addresses, Asked, Simulation, State},
 };
 use crate::{source::datadog::wall_clock, words::shorten};
 
@@ -31,12 +32,12 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'n
 
 pub(super) async fn show(Extract(simulation): Extract<Arc<Simulation>>) -> impl IntoResponse {
     let state = simulation.state().clone();
-    let page = render(&state, simulation.address, wall_clock().as_second());
+    let page = render(&state, simulation.addresses, wall_clock().as_second());
     let headers = [(header::CONTENT_SECURITY_POLICY, POLICY), (header::CACHE_CONTROL, "no-store")];
     (headers, Html(page.into_string()))
 }
 
-fn render(state: &State, address: SocketAddr, now: i64) -> Markup {
+fn render(state: &State, addresses: Addresses, now: i64) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -44,24 +45,25 @@ fn render(state: &State, address: SocketAddr, now: i64) -> Markup {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta http-equiv="refresh" content="5";
-                title { "A simulated Datadog" }
+                title { "A simulated Datadog and Cluster Agent" }
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                h1 { "A simulated Datadog" }
+                h1 { "A simulated Datadog and Cluster Agent" }
                 p.quiet {
-                    "At " code { "http://" (address) } " as of " (time_of_day(now))
+                    "At " code { "http://" (addresses.datadog) } " and "
+                    code { "https://" (addresses.agent) } " as of " (time_of_day(now))
                     " UTC. This page reloads itself every five seconds."
                 }
                 (banner(&state.faults))
-                h2 { "Rate limit" }
+                h2 { "Rate limit of Datadog" }
                 (limit(&state.standing(now)))
-                h2 { "What it was asked" }
+                h2 { "What they were asked" }
                 (asked(state.asked()))
                 h2 { "Metrics" }
                 (metrics(now))
                 h2 { "Faults" }
-                (faults(address))
+                (faults(addresses))
             }
         }
     }
@@ -113,7 +115,7 @@ fn asked<'a>(all: impl Iterator<Item = &'a Asked>) -> Markup {
         // It scrolls by itself, so that what follows stays where it is.
         div.asked tabindex="0" {
             table {
-                thead { tr { th.time { "UTC" } th { "Query" } th.answer { "Answer" } } }
+                thead { tr { th.time { "UTC" } th { "Query or DatadogMetric" } th.answer { "Answer" } } }
                 tbody { @for asked in all { (one_asked(asked)) } }
             }
         }
@@ -145,7 +147,7 @@ fn one_asked(asked: &Asked) -> Markup {
 fn metrics(now: i64) -> Markup {
     html! {
         table {
-            thead { tr { th { "Query" } th.number { "Now" } th.picture { "Last five minutes" } } }
+            thead { tr { th { "Query" } th { "DatadogMetric" } th.number { "Now" } th.picture { "Last five minutes" } } }
             tbody {
                 @for metric in &METRICS {
                     @for queue in 0..metric.queues.len().max(1) { (one_metric(metric, queue, now)) }
@@ -165,24 +167,35 @@ fn one_metric(metric: &Metric, queue: usize, now: i64) -> Markup {
         Some(Sample::Null) => "null".to_owned(),
         Some(Sample::Missing) | None => "missing".to_owned(),
     };
+    let called = metric::of(metric).into_iter().map(|metric| metric.name);
+    // The first is that of all queues.
+    let called: Vec<String> = if metric.queues.is_empty() {
+        called.collect()
+    } else {
+        called.skip(queue + 1).take(1).collect()
+    };
     let filter = metric.queues.get(queue).map_or("*".to_owned(), |queue| format!("queue:{queue}"));
     html! {
         tr {
             td { code { "avg:" (metric.name) "{" (filter) "}" } small { (metric.about) } }
+            td { code { (called.concat()) } }
             td.number { (value) }
             td.picture { (sparkline(&samples)) }
         }
     }
 }
 
-fn faults(address: SocketAddr) -> Markup {
+fn faults(addresses: Addresses) -> Markup {
+    let address = addresses.datadog;
     html! {
-        p { "For all queries, for one, and mended:" }
+        p { "For all queries, for one, for one DatadogMetric, and mended:" }
         pre {
             code {
                 "curl -X PUT http://" (address) "/faults/504\n"
                 "curl -X PUT -G --data-urlencode 'query=avg:sandbox.steps{*}' http://" (address)
                 "/faults/empty\n"
+                "curl -X PUT -G --data-urlencode 'query=datadogmetric@demo:steps' http://" (address)
+                "/faults/stale\n"
                 "curl -X DELETE http://" (address) "/faults"
             }
         }
@@ -216,15 +229,16 @@ mod tests {
 
     fn page(breakages: &[&str], asked: &[(&str, Option<u16>, &str)]) -> String {
         let breakages = breakages.iter().map(|text| text.parse().unwrap()).collect();
-        let address = ([127, 0, 0, 1], 8_282).into();
-        let simulation = Simulation::new(address, 1_600, Faults::new(breakages, 43_200).unwrap());
+        let at = |port| ([127, 0, 0, 1], port).into();
+        let addresses = Addresses { datadog: at(8_282), agent: at(8_283) };
+        let simulation = Simulation::new(addresses, 1_600, Faults::new(breakages, 43_200).unwrap());
         let mut state = simulation.state();
         for (query, status, note) in asked {
             let (query, note) = ((*query).to_owned(), (*note).to_owned());
             let window = Some((43_110, 43_200));
             state.remember(Asked { at: 43_201, query, window, status: *status, note });
         }
-        render(&state, address, 43_205).into_string()
+        render(&state, addresses, 43_205).into_string()
     }
 
     #[track_caller]
@@ -257,7 +271,7 @@ mod tests {
         check(
             &page,
             &[
-                "<strong>neighbour</strong> for all queries, since 12:00:00: somebody else",
+                "<strong>neighbour</strong> for all queries, since 12:00:00: Datadog only: somebody else",
                 "<strong>null</strong> for <code>avg:sandbox.sine{*}</code>, since 12:00:00",
                 "Spent by a neighbour</dt><dd>800</dd>",
                 "Left</dt><dd>800</dd>",
@@ -294,10 +308,11 @@ mod tests {
         check(
             &page(&[], &[]),
             &[
-                r#"<code>avg:sandbox.flat{*}</code><small>12, always</small></td><td class="number">12.0</td>"#,
+                r#"<code>avg:sandbox.flat{*}</code><small>12, always</small></td><td><code>flat</code></td><td class="number">12.0</td>"#,
                 "<code>avg:sandbox.queue.length{queue:images}</code>",
-                r#"seconds</small></td><td class="number">null</td>"#,
-                r#"third point is missing</small></td><td class="number">missing</td>"#,
+                "<code>queue-length-images</code>",
+                r#"seconds</small></td><td><code>late</code></td><td class="number">null</td>"#,
+                r#"third point is missing</small></td><td><code>gaps</code></td><td class="number">missing</td>"#,
                 r#"aria-label="between 0.0 and 20.0""#,
             ],
         );

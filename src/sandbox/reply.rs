@@ -104,7 +104,8 @@ impl Request<'_> {
     }
 }
 
-fn spoil(found: &mut Vec<SimulatedSeries>, fault: Fault) {
+/// What a fault of the data leaves of it.
+pub(super) fn spoil(found: &mut Vec<SimulatedSeries>, fault: Fault) {
     let nulls = match fault {
         Fault::Empty => return found.clear(),
         Fault::Null => usize::MAX,

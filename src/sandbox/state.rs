@@ -1,4 +1,4 @@
-//! What the simulated Datadog knows: what is broken, what is spent, what it was asked.
+//! What the simulation knows: what is broken, what is spent, what it was asked.
 
 use std::{
     collections::VecDeque,
@@ -11,13 +11,23 @@ use super::{
     fault::Fault,
     limit::{Limit, Standing},
 };
+use crate::demand::Service;
 
 /// Most requests that are remembered.
 const MAX_ASKED: usize = 50;
+/// Most characters that are remembered of a query, or of what is wrong with it.
+pub(super) const MAX_REMEMBERED: usize = 200;
 
 pub(super) struct Simulation {
-    pub(super) address: SocketAddr,
+    pub(super) addresses: Addresses,
     state: Mutex<State>,
+}
+
+/// Where the simulated ones listen.
+#[derive(Clone, Copy)]
+pub(super) struct Addresses {
+    pub(super) datadog: SocketAddr,
+    pub(super) agent: SocketAddr,
 }
 
 #[derive(Clone)]
@@ -32,9 +42,9 @@ pub(super) struct State {
 pub(super) struct Asked {
     /// Seconds since the epoch.
     pub(super) at: i64,
-    /// Shortened.
+    /// Or the DatadogMetric. Shortened.
     pub(super) query: String,
-    /// `from` and `to` in seconds since the epoch, if the request made sense.
+    /// `from` and `to` in seconds since the epoch, if Datadog was asked and the request made sense.
     pub(super) window: Option<(i64, i64)>,
     /// `None` if there is no answer.
     pub(super) status: Option<u16>,
@@ -51,13 +61,13 @@ pub(super) struct Admission {
 }
 
 impl Simulation {
-    pub(super) fn new(address: SocketAddr, rate_limit: u32, faults: Faults) -> Self {
+    pub(super) fn new(addresses: Addresses, rate_limit: u32, faults: Faults) -> Self {
         let state = State {
             faults,
             limit: Limit::new(rate_limit),
             asked: VecDeque::with_capacity(MAX_ASKED),
         };
-        Self { address, state: Mutex::new(state) }
+        Self { addresses, state: Mutex::new(state) }
     }
 
     /// Not to be held while anything is awaited.
@@ -67,8 +77,9 @@ impl Simulation {
 }
 
 impl State {
+    /// A request to Datadog.
     pub(super) fn admit(&mut self, query: &str, now: i64) -> Admission {
-        let trouble = self.faults.trouble(query);
+        let trouble = self.faults.trouble(Service::DatadogApi, query);
         let neighbour_since = trouble.neighbour_since();
         let counts = trouble.fault().is_none_or(Fault::counts);
         let has_room = !counts || self.limit.spend(now, neighbour_since);
@@ -99,7 +110,9 @@ mod tests {
     fn state(breakages: &[&str]) -> State {
         let breakages = breakages.iter().map(|text| text.parse().unwrap()).collect();
         let faults = Faults::new(breakages, 7_200).unwrap();
-        Simulation::new(([127, 0, 0, 1], 0).into(), 100, faults).state().clone()
+        let nowhere = ([127, 0, 0, 1], 0).into();
+        let addresses = Addresses { datadog: nowhere, agent: nowhere };
+        Simulation::new(addresses, 100, faults).state().clone()
     }
 
     #[test]

@@ -54,7 +54,7 @@ async fn switch_on(
         Err(error @ NoBreakage::UnknownFault { .. }) => {
             return (StatusCode::NOT_FOUND, format!("{error}\n"));
         }
-        Err(error @ NoBreakage::EmptyQuery) => {
+        Err(error @ (NoBreakage::EmptyQuery | NoBreakage::Elsewhere { .. })) => {
             return (StatusCode::BAD_REQUEST, format!("{error}\n"));
         }
     };

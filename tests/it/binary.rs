@@ -11,6 +11,7 @@ use std::{
 use serde_json::json;
 use tokio::time::sleep;
 
+use crate::cluster_agent::metric;
 use crate::harness::{
     API_KEY, APP_KEY, FakeDatadog, Keda, Reply, check_status, http_client, object, repository, soon,
 };
@@ -239,7 +240,8 @@ fn the_examples_are_fine() {
 
 /// Starts the sandbox on free ports; returns what it printed up to its last line.
 fn start_sandbox(extra: &[&str]) -> (Running, String) {
-    let free = ["--listen", "--admin-listen", "--status-listen", "--datadog-listen"];
+    let free =
+        ["--listen", "--admin-listen", "--status-listen", "--datadog-listen", "--agent-listen"];
     let free = free.map(|flag| [flag, "127.0.0.1:0"]);
     let arguments = [&["sandbox"], free.as_flattened(), extra].concat();
     // A proxy of the environment is none of the sandbox's business.
@@ -279,6 +281,10 @@ async fn the_sandbox_answers_as_keda_asks_and_ends_on_sigterm() {
         let object = object(&[("query", query), ("queryAggregator", "sum")]);
         assert_eq!(keda.value(&object).await.unwrap(), value, "{query}");
     }
+    // Of a certificate that is made anew with each start.
+    let orders = keda.value(&metric("any", "queue-length-orders", &[])).await.unwrap();
+    assert!((0.0..=60.0).contains(&orders), "{orders}");
+    assert_eq!(keda.value(&metric("demo", "negative", &[])).await.unwrap(), -5.0);
     let mut stream =
         soon(keda.client.stream_is_active(object(&[("query", "avg:sandbox.flat{*}")])))
             .await

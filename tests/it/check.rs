@@ -412,6 +412,9 @@ async fn no_value_is_wrong_under_any_fault() {
     last-null   12.0, active true
     clock-skew  FAILED_PRECONDITION: this machine's clock and that of HERE are 600 s apart, so that queries look at the wrong time; set it right
     neighbour   12.0, active true
+    stale       12.0, active true
+    frozen      12.0, active true
+    not-ready   12.0, active true
     ");
 }
 

@@ -4,7 +4,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use keda_datadog_scaler::{
-    credentials::{AgentConfig, Pattern, Rules},
+    credentials::{AgentConfig, AgentText, Pattern, Rules},
     proto::ScaledObjectRef,
     serve,
     source::SourceError,
@@ -66,8 +66,9 @@ impl Own {
         let mut config = config("http://127.0.0.1:1");
         config.credentials.agent = Some(AgentConfig {
             url: url.parse().unwrap(),
-            token_file: token.clone(),
-            ca: ca.map(|_| pem),
+            token: AgentText::File(token.clone()),
+            ca: ca.map(|_| AgentText::File(pem)),
+            server_name: None,
             is_unsafe: ca.is_none(),
             look_every: Duration::from_millis(20),
         });
@@ -223,9 +224,12 @@ async fn each_answer_has_its_code_its_message_and_its_use_of_the_fallback_value(
 }
 
 /// The message where the certificate is of this name and this authority, and what is trusted.
-async fn told_of_certificate(pair: &Pair, ca: Option<&Authority>) -> String {
+async fn told_of_certificate(pair: &Pair, ca: Option<&Authority>, name: Option<&str>) -> String {
     let agent = FakeAgent::start(pair, |_| value("1")).await;
-    let mut own = Own::start(&agent.url, ca).await;
+    let mut own = Own::start_with(&agent.url, ca, |config| {
+        config.credentials.agent.as_mut().unwrap().server_name = name.map(Into::into);
+    })
+    .await;
     let result = own.keda.value(&metric("demo", "orders", &[])).await;
     let host = agent.url.trim_start_matches("https://");
     match result {
@@ -237,17 +241,24 @@ async fn told_of_certificate(pair: &Pair, ca: Option<&Authority>) -> String {
 #[tokio::test]
 async fn a_certificate_is_verified_unless_nobody_is_to() {
     let (authority, pair) = vouched("127.0.0.1");
-    assert_eq!(told_of_certificate(&pair, Some(&authority)).await, "1");
-    assert_eq!(told_of_certificate(&pair, None).await, "1");
-    let wrong_name = authority.issue("elsewhere.example");
-    assert_eq!(told_of_certificate(&wrong_name, None).await, "1");
+    assert_eq!(told_of_certificate(&pair, Some(&authority), None).await, "1");
+    assert_eq!(told_of_certificate(&pair, None, None).await, "1");
+    let elsewhere = authority.issue("elsewhere.example");
+    assert_eq!(told_of_certificate(&elsewhere, None, None).await, "1");
+    let name = Some("elsewhere.example");
+    assert_eq!(told_of_certificate(&elsewhere, Some(&authority), name).await, "1");
+    let others = Authority::new("others");
     let refused = [
-        told_of_certificate(&pair, Some(&Authority::new("others"))).await,
-        told_of_certificate(&wrong_name, Some(&authority)).await,
+        told_of_certificate(&pair, Some(&others), None).await,
+        told_of_certificate(&elsewhere, Some(&authority), None).await,
+        told_of_certificate(&elsewhere, Some(&others), name).await,
+        told_of_certificate(&pair, Some(&authority), name).await,
     ];
     insta::assert_snapshot!(refused.join("\n"), @r#"
     Unavailable: AGENT cannot be reached: invalid peer certificate: UnknownIssuer; give the CA that vouches for it with `datadogCaCert` (or `--cluster-agent-ca`), or, if there is none, set `unsafeSsl: "true"`
-    Unavailable: AGENT cannot be reached: invalid peer certificate: certificate not valid for name "127.0.0.1"; certificate is only valid for DnsName("elsewhere.example"); give the CA that vouches for it with `datadogCaCert` (or `--cluster-agent-ca`), or, if there is none, set `unsafeSsl: "true"`
+    Unavailable: AGENT cannot be reached: invalid peer certificate: certificate not valid for name "127.0.0.1"; certificate is only valid for DnsName("elsewhere.example"); give the name that is on it with `datadogServerName` (or `--cluster-agent-server-name`)
+    Unavailable: AGENT cannot be reached: invalid peer certificate: UnknownIssuer; give the CA that vouches for it with `datadogCaCert` (or `--cluster-agent-ca`), or, if there is none, set `unsafeSsl: "true"`
+    Unavailable: AGENT cannot be reached: invalid peer certificate: certificate not valid for name "elsewhere.example"; certificate is only valid for IpAddress(127.0.0.1); give the name that is on it with `datadogServerName` (or `--cluster-agent-server-name`)
     "#);
 }
 

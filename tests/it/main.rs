@@ -32,6 +32,7 @@ mod status;
 mod binary;
 mod cluster;
 mod sandbox;
+mod sandbox_agent;
 mod faults;
 mod check;
 mod watch;

@@ -4,13 +4,16 @@ use std::io::{self, Write};
 
 use clap::Parser as _;
 use keda_datadog_scaler::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, Environment},
+    credentials::{AgentText, Given, Origin},
     sandbox::{self, Fault},
     serve::Shutdown,
 };
 use reqwest::{Method, Response};
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinSet};
+use url::Url;
 
 use crate::harness::{http_client, install_tls, soon};
 
@@ -19,6 +22,8 @@ pub(crate) const FLAT: &str = "avg:sandbox.flat{*}";
 /// The sandbox on free ports.
 pub(crate) struct Sandbox {
     pub(crate) datadog: String,
+    pub(crate) agent: String,
+    printed: String,
     _running: JoinSet<anyhow::Result<()>>,
 }
 
@@ -37,11 +42,12 @@ impl Write for Printed {
 }
 
 impl Sandbox {
-    /// Only the simulated Datadog.
+    /// Only the simulated Datadog and Cluster Agent.
     pub(crate) async fn start(flags: &[&str]) -> Self {
         install_tls();
-        let basis = ["keda-datadog-scaler", "sandbox", "--datadog-only", "--datadog-listen"];
-        let arguments = [&basis[..], &["127.0.0.1:0"], flags].concat();
+        let basis = ["keda-datadog-scaler", "sandbox", "--datadog-only"];
+        let free = ["--datadog-listen", "--agent-listen"].map(|flag| [flag, "127.0.0.1:0"]);
+        let arguments = [&basis[..], free.as_flattened(), flags].concat();
         let Command::Sandbox(options) = Cli::parse_from(arguments).command else {
             panic!("it is `sandbox`")
         };
@@ -51,10 +57,14 @@ impl Sandbox {
             let mut out = Printed(sender);
             sandbox::run(options.config(String::new()), &mut out, Shutdown::default()).await
         });
-        let printed = soon(printed.wait_for(|printed| printed.contains("\nCtrl-C"))).await.unwrap();
-        let (_, url) = printed.split_once("A simulated Datadog").unwrap();
-        let datadog = url.split_whitespace().next().unwrap().to_owned();
-        Self { datadog, _running: running }
+        let printed =
+            soon(printed.wait_for(|printed| printed.contains("\nCtrl-C"))).await.unwrap().clone();
+        let url = |label| {
+            let (_, url) = printed.split_once(label).unwrap();
+            url.split_whitespace().next().unwrap().to_owned()
+        };
+        let (datadog, agent) = (url("A simulated Datadog"), url("A simulated Cluster Agent"));
+        Self { datadog, agent, printed, _running: running }
     }
 
     /// As the scaler asks, about all of time.
@@ -136,6 +146,12 @@ async fn what_cannot_be_switched_is_said() {
             400,
             "Failed to deserialize query string: qeury: unknown",
         ),
+        (
+            Method::PUT,
+            "/faults/stale?query=avg:a",
+            400,
+            "`stale` is a fault of the Cluster Agent only, ",
+        ),
         (Method::POST, "/faults/504", 405, "PUT /faults/NAME, DELETE /faults and GET "),
         (Method::PUT, "/faults", 405, "PUT /faults/NAME, DELETE /faults and GET "),
     ] {
@@ -192,4 +208,35 @@ async fn the_page_shows_what_was_asked_and_no_key() {
     for key in ["wrong-key", "sandbox-api-key", "sandbox-app-key"] {
         assert!(!page.contains(key), "{key} in\n{page}");
     }
+}
+
+#[tokio::test]
+async fn the_printed_server_is_in_front_of_both() {
+    let sandbox = Sandbox::start(&[]).await;
+    let (before, after) = sandbox.printed.split_once(" serve ").unwrap();
+    let (flags, _) = after.split_once("\n\n").unwrap();
+    let words = flags.split_whitespace().filter(|word| *word != "\\");
+    let arguments = ["keda-datadog-scaler", "serve"].into_iter().chain(words);
+    let Command::Serve(serve) = Cli::try_parse_from(arguments).unwrap().command else {
+        panic!("it is `serve`")
+    };
+    let environment = Environment::read(|name| {
+        let (_, value) = before.split_once(&format!("{name}="))?;
+        value.split_whitespace().next().map(Into::into)
+    });
+    let credentials = serve.config(environment).unwrap().credentials;
+    let Origin::Given(Given { api_key: Some(key), .. }) = credentials.origin else {
+        panic!("there are no keys")
+    };
+    assert_eq!(key.expose_secret(), "sandbox-api-key");
+    let url = |url: &str| url.parse::<Url>().unwrap();
+    assert_eq!(credentials.base_url, Some(url(&sandbox.datadog)));
+    let agent = credentials.agent.unwrap();
+    assert_eq!((agent.url, agent.is_unsafe), (url(&sandbox.agent), true));
+    // The line before it makes the file.
+    let AgentText::File(token) = agent.token else { panic!("it is a file") };
+    assert!(
+        before.contains(&format!("\n  printf sandbox-token >{}\n", token.display())),
+        "{before}"
+    );
 }

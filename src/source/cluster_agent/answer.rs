@@ -57,6 +57,13 @@ pub(super) fn not_fetched(error: HttpError, account: &Account, query: &Query) ->
         HttpError::Failed { cause } if !cause.contains("invalid peer certificate") => {
             SourceError::Unreachable { host, cause }
         }
+        HttpError::Failed { cause } if cause.contains("not valid for name") => {
+            let cause = format!(
+                "{cause}; give the name that is on it with `datadogServerName` (or \
+                 `--cluster-agent-server-name`)"
+            );
+            SourceError::Unreachable { host, cause }
+        }
         HttpError::Failed { cause } | HttpError::Untrusted { cause } => {
             let cause = format!(
                 "{cause}; give the CA that vouches for it with `datadogCaCert` (or \
