@@ -30,6 +30,7 @@ mod pattern;
 pub use keyring::CredentialState;
 pub use own::{Config, Given, Keeper, Origin, load};
 pub use own_agent::AgentConfig;
+pub(crate) use own_agent::authorities;
 pub use pattern::Pattern;
 pub use resolution::{Gap, Parameter, Provenance, Resolution};
 pub use resolver::Resolver;

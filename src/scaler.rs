@@ -319,7 +319,7 @@ fn asker<'a>(namespace: &'a str, trigger: &Trigger) -> Asker<'a> {
 
 /// What is asked for. The Cluster Agent's API takes fewer names than Kubernetes does
 /// (`metricNameRegexp`, pkg/clusteragent/autoscaling/externalmetrics of DataDog/datadog-agent).
-fn query(trigger: &Trigger) -> Result<Query, Failure> {
+pub(crate) fn query(trigger: &Trigger) -> Result<Query, Failure> {
     match &trigger.subject {
         Subject::Query(query) => Ok(query.clone()),
         Subject::DatadogMetric { namespace, name, .. } => {

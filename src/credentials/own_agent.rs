@@ -107,7 +107,7 @@ impl AgentKeeper {
 
 impl AgentConfig {
     /// By what is in the files now.
-    pub(super) async fn account(&self) -> Own {
+    pub(crate) async fn account(&self) -> Own {
         let path = &self.token_file;
         let token = token(&file(path).await?).ok_or_else(|| CredentialsError::AgentFile {
             path: path.display().to_string(),
@@ -123,7 +123,7 @@ impl AgentConfig {
 }
 
 /// Certificates in PEM.
-pub(super) async fn authorities(path: &PathBuf) -> Result<Arc<str>, CredentialsError> {
+pub(crate) async fn authorities(path: &PathBuf) -> Result<Arc<str>, CredentialsError> {
     let pem = file(path).await?;
     if !http::has_certificates(&pem) {
         return Err(CredentialsError::AgentFile {

@@ -35,5 +35,6 @@ mod faults;
 mod check;
 mod watch;
 mod live;
+mod check_agent;
 mod rbac;
 mod tidy;
