@@ -239,6 +239,13 @@ async fn a_name_of_kubernetes_is_asked_only_where_it_is_one() {
     all += &said_with(Ok(&url), Some(agent), false, refused).await;
     all += &said_with(Ok(&url), None, true, refused).await;
     all += &said_with(Ok(&url), None, true, unknown).await;
+    let of_authority: Script = || {
+        Err(SourceError::Unreachable {
+            host: "dd-metrics-api.datadog.svc:8443".to_owned(),
+            cause: "invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))".to_owned(),
+        })
+    };
+    all += &said_with(Ok(&url), None, true, of_authority).await;
     insta::assert_snapshot!(all, @r"
     Cluster Agent
       warning: dd-metrics-api.datadog.svc is a name of Kubernetes, and not looked up
@@ -300,6 +307,21 @@ async fn a_name_of_kubernetes_is_asked_only_where_it_is_one() {
         address information: Name or service not known
       note: is there a Service? `kubectl get service dd-metrics-api --namespace
         datadog`
+
+    Value
+      none: KEDA gets UNAVAILABLE from GetMetrics, and leaves the replicas as they
+      are, unless there is a `fallback`
+
+    requests: 1
+
+    Cluster Agent
+      dd-metrics-api.datadog.svc:8443, with the token of /run/token
+      datadogmetric@shop:orders, no value, after 0.0 ms
+      trusted                   whom the CAs of the system vouch for
+      error: dd-metrics-api.datadog.svc:8443 cannot be reached: invalid peer
+        certificate: Other(OtherError(CaUsedAsEndEntity))
+      note: the agent shows the certificate of a CA (`CA:TRUE`), which is none of a
+        server; have that CA issue one for the agent, with the name of its Service
 
     Value
       none: KEDA gets UNAVAILABLE from GetMetrics, and leaves the replicas as they
