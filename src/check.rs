@@ -1,27 +1,28 @@
 //! Explains triggers: reads each once, through the same rooms as the server, or plays KEDA
 //! against a running one, and tells every step.
 
-use std::{collections::BTreeMap, io::Write, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io::Write, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use tokio::task::{spawn_blocking, yield_now};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    credentials::{self, Origin},
-    http,
+    credentials::{AgentSource, Pattern},
+    demand::Service,
     kubernetes::Kind,
-    metrics::Metrics,
-    source::{Source, datadog::Datadog},
-    trigger::{Subject, Trigger},
+    source::Source,
     words::{json, shorten},
 };
 
+mod ask;
 mod examine;
 mod live;
+mod watched;
 mod keys;
 mod settings;
 mod reading;
+mod agent;
 mod watch;
 mod through;
 mod replicas;
@@ -32,16 +33,17 @@ mod comparison;
 mod input;
 mod manifest;
 
+pub use ask::Ask;
 pub use input::InputError;
 pub use live::Live;
 pub use through::Tls;
 pub use watch::Follow;
 
+use ask::Respondent;
 use input::Found;
 use keys::{Asked, Keys};
 use live::Cluster;
 use manifest::Selected;
-use reading::Asking;
 use report::{Evidence, Examined, Failed, Level, Outcome, Report, Step};
 use through::{Keda, Pool, Security, Unconnected};
 use watch::Watched;
@@ -58,6 +60,10 @@ pub struct Config {
     pub replicas: u32,
     pub output: Output,
     pub server: Server,
+    /// The namespaces whose `DatadogMetric`s are for all; none if that is not known.
+    pub agent_namespaces: Vec<Pattern>,
+    /// How it reads `DatadogMetric`s.
+    pub agent_source: AgentSource,
     pub ask: Ask,
 }
 
@@ -67,11 +73,12 @@ pub struct Server {
     pub refresh: Duration,
     pub hold: Duration,
     pub patience: Duration,
+    /// How old a value of a Cluster Agent may be.
+    pub max_age: Duration,
     pub batch_queries: usize,
     pub strict_metadata: bool,
 }
 
-/// Where the triggers are written down.
 impl Server {
     /// As it answers an object of this kind; Kubernetes tells it. See `Shared::hold` in the scaler.
     fn towards(self, kind: Kind) -> Self {
@@ -80,6 +87,7 @@ impl Server {
     }
 }
 
+/// Where the triggers are written down.
 #[derive(Clone, Debug)]
 pub enum Triggers {
     /// `-` is the standard input.
@@ -99,39 +107,6 @@ pub enum Output {
     Json,
 }
 
-/// Whom to ask for a reading.
-#[derive(Clone, Debug)]
-pub enum Ask {
-    /// Only what can be told without.
-    Nobody,
-    Datadog {
-        credentials: Box<credentials::Config>,
-        http: http::Config,
-        /// Whether queries are read together and alone, in place of explaining each trigger.
-        compares: bool,
-    },
-    /// A running scaler.
-    Scaler {
-        /// Host and port.
-        address: String,
-        tls: Tls,
-        follow: Option<Follow>,
-    },
-}
-
-impl Ask {
-    fn compares(&self) -> bool {
-        matches!(self, Self::Datadog { compares: true, .. })
-    }
-}
-
-/// Who answers.
-enum Respondent<S> {
-    Nobody,
-    Datadog(Asking<S>),
-    Scaler { pool: Pool, follow: Option<Follow>, watched: Vec<Watched> },
-}
-
 /// Tells on `out`, and says whether everything is fine. An error is one of the command line, of
 /// the files, or of writing.
 pub async fn run(
@@ -142,7 +117,10 @@ pub async fn run(
     let (fine, respondent) = tokio::select! {
         told = async {
             let respondent = Respondent::new(&config.ask).await?;
-            let (found, cluster) = find(&config.triggers).await?;
+            let (found, mut cluster) = find(&config.triggers).await?;
+            if let Some(cluster) = &mut cluster {
+                cluster.rules.agent_ca = config.ask.agent_ca().await?;
+            }
             match respondent {
                 Respondent::Datadog(asking) if config.ask.compares() => {
                     let asking = asking.at(compare::settled_at());
@@ -229,16 +207,30 @@ async fn one<S: Source>(
     // How a running scaler runs is not known here.
     let known = (asked != Asked::Scaler).then_some(&server);
     let (mut examined, trigger) = examine::examine(selected, known);
-    let is_of_agent = |it: &Trigger| matches!(it.subject, Subject::DatadogMetric { .. });
-    let keys = match cluster {
-        None => {
+    if let Some(trigger) = &trigger {
+        agent::question(selected, trigger, config.agent_source, asked, &mut examined);
+    }
+    let unneeded = match (cluster, &trigger) {
+        (Some(cluster), Some(trigger)) if asked != Asked::Scaler => {
+            Box::pin(cluster.watched(selected, trigger, &mut examined)).await
+        }
+        _ => None,
+    };
+    let mut keys = match (unneeded, cluster) {
+        (Some(unneeded), _) => unneeded,
+        (None, None) => {
             note_on_authentication(selected, asked, &mut examined);
             Keys::OfShell
         }
-        // Other keys than those that are looked for.
-        Some(_) if trigger.as_ref().is_some_and(is_of_agent) => Keys::None,
-        Some(cluster) => Box::pin(cluster.explain(selected, asked, &mut examined)).await,
+        (None, Some(cluster)) => Box::pin(cluster.explain(selected, asked, &mut examined)).await,
     };
+    // One that is not resolved here has a token of its own.
+    let has_own = cluster.is_none() && selected.spec.authentication().is_some();
+    if let (Keys::OfShell, false, Some(trigger)) = (&keys, has_own, &trigger)
+        && !agent::question_namespace(selected, trigger, &config.agent_namespaces, &mut examined)
+    {
+        keys = Keys::None;
+    }
     match respondent {
         Respondent::Nobody => {}
         Respondent::Datadog(asking) => {
@@ -317,56 +309,24 @@ fn tell_unconnected(error: &Unconnected, examined: &mut Examined) {
     examined.outcome = Some(Outcome::Failed(Failed { rpc, code, message }));
 }
 
-impl Respondent<Datadog> {
-    async fn new(ask: &Ask) -> anyhow::Result<Self> {
-        Ok(match ask.clone() {
-            Ask::Nobody => Self::Nobody,
-            Ask::Datadog { credentials, http, compares: _ } => {
-                let source = Datadog::new(http::Client::new(&http)?, Arc::new(Metrics::new()));
-                let keys = match &credentials.origin {
-                    Origin::Given(_) => "the environment".to_owned(),
-                    Origin::Directory(directory) => directory.display().to_string(),
-                };
-                let account = match credentials::load(*credentials).await {
-                    Ok((credentials, _)) => credentials.own(),
-                    Err(error) => Err(error),
-                };
-                Self::Datadog(Asking::new(source, account, keys))
-            }
-            Ask::Scaler { address, tls, follow } => {
-                let pool = spawn_blocking(move || Pool::new(address, &tls))
-                    .await
-                    .context("reading the certificates panicked")??;
-                Self::Scaler { pool, follow, watched: Vec::new() }
-            }
-        })
-    }
-}
-
-impl<S> Respondent<S> {
-    fn is_followed(&self) -> bool {
-        matches!(self, Self::Scaler { follow: Some(_), .. })
-    }
-
-    fn asked(&self) -> Asked {
-        match self {
-            Self::Nobody => Asked::Nobody,
-            Self::Datadog(_) => Asked::Datadog,
-            Self::Scaler { .. } => Asked::Scaler,
-        }
-    }
-}
-
 /// What becomes of the `authenticationRef` of a trigger that is not that of Kubernetes.
 fn note_on_authentication(selected: &Selected<'_>, asked: Asked, examined: &mut Examined) {
     let Some(reference) = selected.spec.authentication() else { return };
     let name = shorten(&reference.name, MAX_SHOWN);
     let used = match asked {
         Asked::Nobody => "nobody is asked",
+        Asked::Datadog if examined.service == Service::ClusterAgent => {
+            "your `--cluster-agent-url` stands for it"
+        }
         Asked::Datadog => "the keys of your shell are used",
         Asked::Scaler => "the scaler does that, or uses its own keys if it has no Kubernetes",
     };
-    let message = format!("`authenticationRef` \"{name}\" is not resolved here; {used}");
+    let here = match examined.service {
+        Service::DatadogApi => "here",
+        // There is more to it than keys.
+        Service::ClusterAgent => "here, but with `-n`",
+    };
+    let message = format!("`authenticationRef` \"{name}\" is not resolved {here}; {used}");
     examined.find(Level::Note, Step::Trigger, message);
 }
 

@@ -138,6 +138,24 @@ impl Rules {
             of: shorten(&of, MAX_SHOWN).into(),
         })
     }
+
+    /// Whether a trigger of `namespace` reads the `DatadogMetric`s of another, or its own, by the
+    /// watch, if that tells of them. An error if there is no other way.
+    pub fn may_watch(
+        &self,
+        namespace: &str,
+        of: &str,
+        has_token: bool,
+    ) -> Result<bool, CredentialsError> {
+        let may = self.allow_metric(namespace, of);
+        match self.agent_source {
+            AgentSource::Http => Ok(false),
+            AgentSource::Crd => may.map(|()| true),
+            // What a token may read of other namespaces, the Cluster Agent says.
+            AgentSource::Auto if has_token && namespace != of.to_lowercase() => Ok(false),
+            AgentSource::Auto => Ok(may.is_ok()),
+        }
+    }
 }
 
 /// Most characters of a name that a message repeats.
@@ -322,14 +340,9 @@ impl Credentials {
         has_token: bool,
     ) -> Result<bool, CredentialsError> {
         let of = of.to_lowercase();
-        let may = self.rules.allow_metric(namespace, &of);
-        match self.rules.agent_source {
-            AgentSource::Http => Ok(false),
-            AgentSource::Crd => may.map(|()| true),
-            // What a token may read of other namespaces, the Cluster Agent says.
-            AgentSource::Auto if has_token && namespace != of => Ok(false),
-            AgentSource::Auto => Ok(may.is_ok() && kubernetes.tells_datadog_metrics(&of).is_ok()),
-        }
+        let may = self.rules.may_watch(namespace, &of, has_token)?;
+        let insists = self.rules.agent_source == AgentSource::Crd;
+        Ok(may && (insists || kubernetes.tells_datadog_metrics(&of).is_ok()))
     }
 
     fn grant_own(

@@ -2,6 +2,7 @@
 //! a bound on what is read. Nothing else names `reqwest`.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -31,6 +32,23 @@ const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VE
 pub struct Client {
     inner: reqwest::Client,
     request_timeout: Duration,
+    forwards: Vec<Forward>,
+}
+
+/// Where connections to a host's port go instead, such as to a `kubectl port-forward`. Its
+/// certificate still has to bear the host's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// A name, in lower case.
+    pub host: String,
+    pub port: u16,
+    pub to: SocketAddr,
+}
+
+impl Forward {
+    pub fn concerns(&self, url: &Url) -> bool {
+        url.host_str() == Some(&*self.host) && url.port_or_known_default() == Some(self.port)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -92,12 +110,16 @@ impl Client {
         if !config.proxy_from_environment {
             builder = builder.no_proxy();
         }
-        Self::build(builder, config.request_timeout)
+        Self::build(builder, config.request_timeout, &[])
     }
 
     /// For Cluster Agents, which are in the same network: proxies do not count, and TLS is 1.3, as
     /// they themselves demand (`cluster_agent.allow_legacy_tls`).
-    pub fn for_agents(request_timeout: Duration, trust: &Trust) -> Result<Self, BuildError> {
+    pub fn for_agents(
+        request_timeout: Duration,
+        trust: &Trust,
+        forwards: &[Forward],
+    ) -> Result<Self, BuildError> {
         let builder = builder(request_timeout).no_proxy().tls_version_min(tls::Version::TLS_1_3);
         let builder = match trust {
             Trust::System => builder,
@@ -111,16 +133,25 @@ impl Client {
             }
             Trust::Anybody => builder.tls_danger_accept_invalid_certs(true),
         };
-        Self::build(builder, request_timeout)
+        Self::build(builder, request_timeout, forwards)
     }
 
-    fn build(builder: ClientBuilder, request_timeout: Duration) -> Result<Self, BuildError> {
-        let inner = builder.build().map_err(BuildError::Client)?;
-        Ok(Self { inner, request_timeout })
+    fn build(
+        builder: ClientBuilder,
+        request_timeout: Duration,
+        forwards: &[Forward],
+    ) -> Result<Self, BuildError> {
+        let resolve = |builder: ClientBuilder, it: &Forward| builder.resolve(&it.host, it.to);
+        let inner = forwards.iter().fold(builder, resolve).build().map_err(BuildError::Client)?;
+        Ok(Self { inner, request_timeout, forwards: forwards.to_vec() })
     }
 
     /// One GET, never repeated and never redirected.
-    pub async fn get(&self, url: Url, headers: HeaderMap) -> Result<Response, HttpError> {
+    pub async fn get(&self, mut url: Url, headers: HeaderMap) -> Result<Response, HttpError> {
+        // A name that is resolved to an address keeps the URL's port.
+        if let Some(forward) = self.forwards.iter().find(|forward| forward.concerns(&url)) {
+            let _ = url.set_port(Some(forward.to.port()));
+        }
         let mut response =
             self.inner.get(url).headers(headers).send().await.map_err(|e| self.failed(e))?;
         let answered_at = Instant::now();

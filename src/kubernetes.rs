@@ -340,7 +340,7 @@ impl Kubernetes {
 
     /// Whether KEDA's kinds are known there.
     pub async fn has_keda(&self) -> Result<bool, ReadError> {
-        self.shared.reader.has_keda().await
+        self.shared.reader.has_kinds(objects::KEDA).await
     }
 
     /// Host, port and path of the API server, if that is known.
@@ -356,6 +356,15 @@ impl Kubernetes {
     ) -> Result<Option<Arc<DatadogMetric>>, NoWatch> {
         self.tells_datadog_metrics(namespace)?;
         Ok(self.shared.index().datadog_metrics.get(namespace, name))
+    }
+
+    /// A `DatadogMetric` as it is now, for who does not watch; `None` if there is none.
+    pub async fn read_datadog_metric(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<DatadogMetric>, ReadError> {
+        self.shared.reader.datadog_metric(namespace, name).await
     }
 
     /// Whether a watch tells of the `DatadogMetric`s of this namespace, or did and will again.

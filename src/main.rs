@@ -142,9 +142,12 @@ fn log_to_stderr(format: LogFormat, least: LevelFilter) -> anyhow::Result<()> {
         LogFormat::Text => layer.boxed(),
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
-    // At no level: kube logs bodies that it does not understand, and there may be a secret in them.
-    // What fails is said by us.
-    let is_discreet = |metadata: &Metadata<'_>| !metadata.target().starts_with("kube_");
+    // At no level: kube logs bodies that it does not understand, and there may be a secret in them;
+    // rustls logs each certificate that nobody vouches for. What fails is said by us.
+    let is_discreet = |metadata: &Metadata<'_>| {
+        let target = metadata.target();
+        !target.starts_with("kube_") && !target.starts_with("rustls_platform_verifier")
+    };
     let registry = tracing_subscriber::registry().with(filter).with(filter_fn(is_discreet));
     registry.with(layer).init();
     Ok(())

@@ -323,7 +323,7 @@ fn asker<'a>(namespace: &'a str, trigger: &Trigger) -> Asker<'a> {
 }
 
 /// What is asked for, with this account.
-fn demand(trigger: &Trigger, account: Arc<Account>) -> Result<Demand, Failure> {
+pub(crate) fn demand(trigger: &Trigger, account: Arc<Account>) -> Result<Demand, Failure> {
     let query = match &trigger.subject {
         Subject::Query(query) => query.clone(),
         Subject::DatadogMetric { namespace, name, .. } => {
@@ -337,7 +337,7 @@ fn demand(trigger: &Trigger, account: Arc<Account>) -> Result<Demand, Failure> {
 }
 
 /// That the names are some, before anybody is asked.
-fn question_names(trigger: &Trigger) -> Result<(), Failure> {
+pub(crate) fn question_names(trigger: &Trigger) -> Result<(), Failure> {
     let Subject::DatadogMetric { namespace, name, .. } = &trigger.subject else { return Ok(()) };
     let odd = |key, value| Err(Failure::NoMetricName { key, value: shorten(value, MAX_SHOWN) });
     if !is_label(&namespace.to_lowercase()) {

@@ -3,8 +3,10 @@
 
 use std::{future::Future, mem::discriminant, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use crate::{
-    demand::{Account, Point, Query, Series, Service},
+    demand::{Account, Point, Query, Reading, Series, Service},
     kubernetes::NoWatch,
 };
 
@@ -209,6 +211,11 @@ pub struct RateLimit {
 }
 
 impl Answer {
+    pub(crate) fn taken_at(self, taken_at: Instant) -> Reading {
+        let Self { series, window_end_ms } = self;
+        Reading { series, window_end_ms, taken_at }
+    }
+
     /// The only value there is; `None` is no data.
     fn of_point(point: Option<Point>, window_end_ms: i64) -> Self {
         let series = point.map(|point| Series {

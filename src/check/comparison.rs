@@ -14,9 +14,11 @@ pub(super) struct Comparison {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) unreadable: Vec<String>,
     pub(super) left_out: LeftOut,
-    pub(super) host: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) host: Option<String>,
     /// Where the keys come from.
-    pub(super) keys: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) keys: Option<String>,
     /// How long before the run the windows end.
     pub(super) settled_seconds: i64,
     /// Each request that the server would make.

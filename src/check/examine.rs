@@ -37,6 +37,7 @@ pub(super) fn examine(
         index,
         name: spec.name.clone(),
         r#type: spec.r#type.clone(),
+        service: selected.service(),
         findings: Vec::new(),
         settings: Vec::new(),
         credentials: None,
@@ -48,7 +49,7 @@ pub(super) fn examine(
     question_trigger(selected, &mut examined);
     question_values(selected, &mut examined);
     let object = selected.reference();
-    let (trigger, advice) =
+    let (mut trigger, advice) =
         match understand(&object, server.is_some_and(|server| server.strict_metadata)) {
             Ok(understood) => understood,
             Err(failure) => {
@@ -60,6 +61,9 @@ pub(super) fn examine(
         examined.find(Level::Warning, Step::Metadata, advice.to_string());
     }
     question_metadata(selected, &trigger, server, &mut examined);
+    if let Some(server) = server {
+        trigger = trigger.or_max_age(server.max_age);
+    }
     examined.settings = settings(&trigger, &|key| is_given(selected, key), server);
     (examined, Some(trigger))
 }

@@ -12,11 +12,11 @@ use super::{
 use crate::{
     credentials::{Authentication, CredentialsError, Gap, Parameter, Resolution},
     demand::{Account, Service},
-    kubernetes::{ClaimError, ReadError, Reference},
+    kubernetes::{ClaimError, DatadogMetric, ReadError, Reference},
     scaler::Failure,
 };
 
-/// With whose keys Datadog is to be read.
+/// With whose keys Datadog is to be read, or with whose token the Cluster Agent.
 pub(super) enum Keys {
     /// Those of the shell, in place of the server's own.
     OfShell,
@@ -25,6 +25,8 @@ pub(super) enum Keys {
         /// As messages name it.
         of: String,
     },
+    /// None are needed: the scaler reads the `DatadogMetric` itself, which is `None` if there is none.
+    Unneeded(Option<DatadogMetric>),
     /// There are none, or they cannot be had here.
     None,
 }
@@ -59,8 +61,9 @@ impl Cluster {
     }
 
     async fn resolve(&self, reference: Reference, asked: Asked, examined: &mut Examined) -> Keys {
+        let service = examined.service;
         let authentication = Authentication {
-            service: Service::DatadogApi,
+            service,
             namespace: self.namespace.clone(),
             reference,
             workload: self.workload.clone(),
@@ -72,11 +75,14 @@ impl Cluster {
             since: self.since,
         };
         let specification = resolution.specification().await;
-        let is_keda_s = specification
-            .as_ref()
-            .is_ok_and(|it| !it.concerns(Parameter::names(Service::DatadogApi)));
+        let is_keda_s =
+            specification.as_ref().is_ok_and(|it| !it.concerns(Parameter::names(service)));
         if is_keda_s && (!self.knows_own || self.rules.allow_own(&self.namespace).is_ok()) {
-            let why = format!("{authentication} gives no keys of Datadog's");
+            let what = match service {
+                Service::DatadogApi => "keys of Datadog's",
+                Service::ClusterAgent => "Cluster Agent",
+            };
+            let why = format!("{authentication} gives no {what}");
             return self.explain_own(&why, asked, examined);
         }
         let parameters = match specification {
@@ -85,10 +91,17 @@ impl Cluster {
         };
         let called = authentication.to_string();
         let called = called.trim_start_matches("the ").to_owned();
-        let mut seen = Credentials { authentication: called, parameters: Vec::new(), site: None };
+        let mut seen =
+            Credentials { authentication: called, parameters: Vec::new(), site: None, agent: None };
         let parameters = parameters.inspect(|parameters| {
-            seen.parameters = self.parameters(parameters);
-            seen.site = resolution.site_of(parameters).ok();
+            seen.parameters = self.parameters(service, parameters);
+            match service {
+                Service::DatadogApi => seen.site = resolution.site_of(parameters).ok(),
+                Service::ClusterAgent => {
+                    let account = resolution.account_of(parameters).ok();
+                    seen.agent = account.map(|account| account.host());
+                }
+            }
         });
         examined.credentials = Some(seen);
         match parameters {
@@ -99,18 +112,22 @@ impl Cluster {
 
     /// `why` it is the server's own account.
     fn explain_own(&self, why: &str, asked: Asked, examined: &mut Examined) -> Keys {
+        let (account, stand_in) = match examined.service {
+            Service::DatadogApi => ("account", "the keys of your shell stand"),
+            Service::ClusterAgent => ("Cluster Agent", "your `--cluster-agent-url` stands"),
+        };
         let here = match asked {
-            Asked::Datadog => "; here, the keys of your shell stand for it",
-            Asked::Nobody | Asked::Scaler => "",
+            Asked::Datadog => format!("; here, {stand_in} for it"),
+            Asked::Nobody | Asked::Scaler => String::new(),
         };
         let namespace = &self.namespace;
         let message = match self.rules.allow_own(namespace) {
             _ if !self.knows_own => format!(
-                "{why}; the scaler uses its own account, if its \
+                "{why}; the scaler uses its own {account}, if its \
                  `--own-account-namespaces` allow the namespace {namespace}{here}"
             ),
             Ok(()) => format!(
-                "{why}; the scaler uses its own account, which \
+                "{why}; the scaler uses its own {account}, which \
                  `--own-account-namespaces` allow{here}"
             ),
             Err(error) => {
@@ -122,8 +139,14 @@ impl Cluster {
         Keys::OfShell
     }
 
-    /// Each that there may be.
-    fn parameters(&self, parameters: &[Parameter]) -> Vec<ParameterSeen> {
+    /// Each that there may be; of those that go by another name too, only what there is.
+    fn parameters(&self, service: Service, parameters: &[Parameter]) -> Vec<ParameterSeen> {
+        let is_given = |name: &str| parameters.iter().any(|it| it.name == name);
+        let is_shown = |name: &&'static str| match *name {
+            "token" => is_given("token") || !is_given("bearerToken"),
+            "bearerToken" | "authMode" | "authModes" => is_given(name),
+            _ => true,
+        };
         let seen = |name| match parameters.iter().find(|it| it.name == name) {
             None => ParameterSeen { name, from: None, present: Some(false), problem: None },
             Some(Parameter { provenance, value, .. }) => {
@@ -136,7 +159,7 @@ impl Cluster {
                 ParameterSeen { name, from, present, problem }
             }
         };
-        Parameter::names(Service::DatadogApi).iter().copied().map(seen).collect()
+        Parameter::names(service).iter().copied().filter(is_shown).map(seen).collect()
     }
 
     /// What the server would make of these, the first fault of which is its answer.
@@ -170,7 +193,9 @@ impl Cluster {
                 }
             }
         }
-        if let Err(error) = resolution.site_of(parameters) {
+        if examined.service == Service::DatadogApi
+            && let Err(error) = resolution.site_of(parameters)
+        {
             self.is_missed(error, asked, examined);
         }
         keys

@@ -7,9 +7,11 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::{
+    demand::Service,
     kubernetes::{Kind, Reference},
     proto::ScaledObjectRef,
     trigger::is_meant_for_us,
+    words::boolean,
 };
 
 /// In place of a file's name.
@@ -155,6 +157,13 @@ impl Manifest {
 impl Selected<'_> {
     pub(super) fn is(&self, wanted: &str) -> bool {
         self.spec.name.as_deref() == Some(wanted) || self.index.to_string() == wanted
+    }
+
+    /// Whom it asks, sound or not.
+    pub(super) fn service(&self) -> Service {
+        let metadata = self.reference().scaler_metadata;
+        let uses_agent = metadata.get("useClusterAgentProxy").map(|text| boolean(text.trim()));
+        if uses_agent == Some(Some(true)) { Service::ClusterAgent } else { Service::DatadogApi }
     }
 
     /// Whether KEDA opens streams for it.

@@ -1,4 +1,4 @@
-//! Asks Datadog once, and tells what the trigger makes of the answer, point by point.
+//! Asks once, and tells what the trigger makes of the answer; of Datadog's, point by point.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Server,
+    agent::Agents,
     keys::Keys,
     report::{
         Evidence, Examined, Failed, Level, Outcome, PointSeen, Request, Seen, SeriesSeen, Span,
@@ -14,27 +15,33 @@ use super::{
     },
 };
 use crate::{
-    credentials::CredentialsError,
+    credentials::{self, CredentialsError},
     demand::{Account, Demand, Query, Reading, Series},
     refresh::{Latest, Verdict},
     scaler::Failure,
-    source::{Answer, Batch, Source, SourceError, datadog::Datadog},
+    source::{Answer, Batch, Source, SourceError, Sources},
     trigger::{Measure, PointOffset, Reckoning, Subject, TimeAggregator, Trigger, Unanswered},
 };
 
-/// An account, to be asked for its readings.
+/// Who is asked for readings, and as whom.
 pub(super) struct Asking<S> {
     pub(super) source: S,
-    /// That of the shell.
+    /// Of the Datadog API.
+    pub(super) own: Own,
+    pub(super) agents: Agents,
+    pub(super) fetches: Fetches,
+}
+
+/// The account of the shell, in place of the scaler's own.
+pub(super) struct Own {
     pub(super) account: Result<Arc<Account>, CredentialsError>,
-    /// Where the account's keys come from.
-    pub(super) keys: String,
-    fetches: Fetches,
+    /// Where its keys come from, or its token.
+    pub(super) from: String,
 }
 
 /// What has been fetched: equal demands are one request, here as in the server.
 #[derive(Default)]
-struct Fetches {
+pub(super) struct Fetches {
     known: HashMap<Demand, Fetched>,
     /// Answers that any other query of the account would have too.
     of_all: HashMap<Arc<Account>, Fetched>,
@@ -42,26 +49,45 @@ struct Fetches {
 
 /// What came of a request.
 #[derive(Clone, Debug)]
-struct Fetched {
-    result: Result<Arc<Reading>, SourceError>,
+pub(super) struct Fetched {
+    pub(super) result: Result<Arc<Reading>, SourceError>,
     ended_at: Instant,
-    took: Duration,
+    pub(super) took: Duration,
 }
 
-impl Asking<Datadog> {
-    /// As if it were always `now`.
+impl Fetched {
+    pub(super) fn at_once(result: Result<Answer, SourceError>) -> Self {
+        let ended_at = Instant::now();
+        let result = result.map(|answer| Arc::new(answer.taken_at(ended_at)));
+        Self { result, ended_at, took: Duration::ZERO }
+    }
+}
+
+impl Own {
+    /// The Cluster Agent of the shell, which is taken out of the rest.
+    pub(super) async fn agent(credentials: &mut credentials::Config) -> Self {
+        credentials.agent_ca = None;
+        match credentials.agent.take() {
+            Some(agent) => {
+                let from = agent.token.to_string();
+                Self { account: agent.account().await, from }
+            }
+            None => Self { account: Err(CredentialsError::NoAgent), from: String::new() },
+        }
+    }
+}
+
+impl Asking<Sources> {
+    /// As if it were always `now`, for Datadog.
     pub(super) fn at(self, now: Timestamp) -> Self {
-        Self { source: self.source.at(now), ..self }
+        let source = Sources { datadog: self.source.datadog.at(now), ..self.source };
+        Self { source, ..self }
     }
 }
 
 impl<S: Source> Asking<S> {
-    pub(super) fn new(
-        source: S,
-        account: Result<Arc<Account>, CredentialsError>,
-        keys: String,
-    ) -> Self {
-        Self { source, account, keys, fetches: Fetches::default() }
+    pub(super) fn new(source: S, own: Own, agents: Agents) -> Self {
+        Self { source, own, agents, fetches: Fetches::default() }
     }
 
     /// Fills in what was asked, what came, and what KEDA would get of it at that instant.
@@ -73,19 +99,18 @@ impl<S: Source> Asking<S> {
         examined: &mut Examined,
     ) {
         let Subject::Query(query) = &trigger.subject else {
-            let message = "the Cluster Agent is not asked from here; ask a running scaler \
-                           (`--through`)";
-            return examined.find(Level::Warning, Step::Request, message);
+            return Box::pin(self.explain_metric(trigger, keys, server, examined)).await;
         };
-        let (account, keys) = match (keys, &self.account) {
+        let (account, keys) = match (keys, &self.own.account) {
             // What KEDA would get is known without.
             (Keys::None, _) if examined.outcome.is_some() => return,
             (Keys::None, _) => {
                 let message = "Datadog is not asked, since there are no keys for it here";
                 return examined.find(Level::Note, Step::Request, message);
             }
+            (Keys::Unneeded(_), _) => return,
             (Keys::Resolved { account, of }, _) => (account, of),
-            (Keys::OfShell, Ok(account)) => (account.clone(), self.keys.clone()),
+            (Keys::OfShell, Ok(account)) => (account.clone(), self.own.from.clone()),
             (Keys::OfShell, Err(error)) => {
                 return fail(examined, Step::Request, &Failure::Credentials(error.clone()));
             }
@@ -94,7 +119,7 @@ impl<S: Source> Asking<S> {
         let demand = Demand { account, query: query.clone() };
         let fetched = self.fetches.get(&self.source, demand).await;
         let took_ms = fetched.took.as_secs_f64() * 1_000.0;
-        let request = Request { host, keys, took_ms };
+        let request = Request { host, keys, through: None, trust: None, took_ms };
         let reckoning = judge(trigger, &fetched, server, examined);
         let seen = fetched.result.as_ref().ok().map(|reading| Seen {
             window: span(query, reading),
@@ -109,7 +134,7 @@ impl<S: Source> Asking<S> {
 const MAX_KNOWN: usize = 100;
 
 impl Fetches {
-    async fn get(&mut self, source: &impl Source, demand: Demand) -> Fetched {
+    pub(super) async fn get(&mut self, source: &impl Source, demand: Demand) -> Fetched {
         let known = self.known.get(&demand).or_else(|| self.of_all.get(&demand.account));
         if let Some(fetched) = known {
             return fetched.clone();
@@ -132,6 +157,8 @@ pub(super) fn is_of_all(error: &SourceError) -> bool {
         SourceError::Refused { .. }
             | SourceError::Throttled { .. }
             | SourceError::Misdirected { .. }
+            | SourceError::NoAgent { .. }
+            | SourceError::TokenRefused { .. }
     )
 }
 
@@ -152,29 +179,31 @@ pub(super) async fn read(source: &impl Source, batch: &Batch) -> Vec<Result<Read
         let what = "nothing came of the request; please report it".to_owned();
         Err(SourceError::NotUnderstood { host: batch.account.host(), what })
     });
-    let reading = |answer: Answer| Reading {
-        series: answer.series,
-        window_end_ms: answer.window_end_ms,
-        taken_at,
-    };
+    let reading = |answer: Answer| answer.taken_at(taken_at);
     outcomes.into_iter().map(|outcome| outcome.map(reading)).collect()
 }
 
-/// What KEDA would get. How the value was made, if there is one.
-fn judge(
+/// What KEDA would get. How the value was made, if there is more to it than its reading.
+pub(super) fn judge(
     trigger: &Trigger,
     fetched: &Fetched,
     server: &Server,
     examined: &mut Examined,
 ) -> Option<String> {
     let patience = trigger.patience(server.patience);
+    let is_query = matches!(trigger.subject, Subject::Query(_));
     if fetched.result.is_ok() && fetched.took > patience {
+        let remedy = if is_query {
+            "make the query quicker"
+        } else {
+            "see what keeps the Cluster Agent, or raise `--patience`"
+        };
         examined.find(
             Level::Warning,
             Step::Request,
             format!(
                 "the answer took {:.1} s, and KEDA is kept waiting for {patience:?} at most; the \
-                 first time it gets DEADLINE_EXCEEDED; make the query quicker",
+                 first time it gets DEADLINE_EXCEEDED; {remedy}",
                 fetched.took.as_secs_f64()
             ),
         );
@@ -188,17 +217,25 @@ fn judge(
         Verdict::Known(Measure { value, active })
         | Verdict::Awaited { otherwise: Some(Measure { value, active }) } => {
             examined.outcome = Some(Outcome::Answered { value, active, target: trigger.target });
-            Some(match &fetched.result {
-                Ok(reading) if trigger.reckon(reading).is_ok() => {
-                    in_words(&trigger.reckoning, reading)
-                }
-                Ok(_) => "`metricUnavailableValue`, since there is no data".to_owned(),
-                Err(_) => "`metricUnavailableValue`, since Datadog cannot process it".to_owned(),
-            })
+            let how = match &fetched.result {
+                Ok(reading) => match trigger.reckon(reading) {
+                    Ok(_) if is_query => return Some(in_words(&trigger.reckoning, reading)),
+                    Ok(_) => return None,
+                    Err(Unanswered::Stale { .. }) if trigger.fill.is_none() => {
+                        "held, though it is too old"
+                    }
+                    Err(Unanswered::Stale { .. }) => {
+                        "`metricUnavailableValue`, since the agent's is too old"
+                    }
+                    Err(_) => "`metricUnavailableValue`, since there is no data",
+                },
+                Err(_) => "`metricUnavailableValue`, since Datadog cannot process it",
+            };
+            Some(how.to_owned())
         }
         Verdict::Failed(why) => {
             // Where it stands: the request failed, or something is wrong with what came.
-            let is_of_request = matches!(why, Unanswered::Source(_));
+            let is_of_request = matches!(why, Unanswered::Source(_)) || !is_query;
             let step = if is_of_request { Step::Request } else { Step::Series };
             fail(examined, step, &Failure::Unanswered(why));
             None

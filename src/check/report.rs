@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::kubernetes::Kind;
+use crate::{demand::Service, kubernetes::Kind};
 
 /// All of one run.
 #[derive(Debug, Serialize)]
@@ -33,6 +33,9 @@ pub(super) struct Examined {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) name: Option<String>,
     pub(super) r#type: String,
+    /// Whom it asks; its `settings` say so too.
+    #[serde(skip)]
+    pub(super) service: Service,
     pub(super) findings: Vec<Finding>,
     /// None if the metadata has a fault.
     pub(super) settings: Vec<Setting>,
@@ -103,6 +106,9 @@ pub(super) struct Credentials {
     /// Where the keys are sent, if that is allowed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) site: Option<String>,
+    /// The Cluster Agent that the token is sent to, if all is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) agent: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -127,18 +133,49 @@ pub(super) enum Evidence {
         #[serde(flatten)]
         seen: Option<Seen>,
     },
+    ClusterAgent {
+        request: Request,
+        metric: MetricSeen,
+        /// How the value was made, if it is not the agent's as it stands.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reckoning: Option<String>,
+    },
     Scaler {
         calls: Vec<Call>,
     },
 }
 
-/// What was asked of Datadog.
+/// What was asked of Datadog or a Cluster Agent.
 #[derive(Debug, Serialize)]
 pub(super) struct Request {
     pub(super) host: String,
-    /// Where the keys come from.
+    /// Where the keys come from, or the token.
     pub(super) keys: String,
+    /// Where the connection to an agent went instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) through: Option<String>,
+    /// Who vouches for an agent: `system`, `authorities` or `anybody`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) trust: Option<&'static str>,
     pub(super) took_ms: f64,
+}
+
+/// What a Cluster Agent has of a `DatadogMetric`.
+#[derive(Debug, Serialize)]
+pub(super) struct MetricSeen {
+    /// As the agent calls it.
+    pub(super) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) value: Option<f64>,
+    /// Of Datadog's point.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) at_ms: Option<i64>,
+    /// Below 0 if the clocks differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) age_seconds: Option<i64>,
+    /// Beyond that, the value is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) max_age_seconds: Option<u64>,
 }
 
 /// An answer of Datadog's.

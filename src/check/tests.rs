@@ -1,7 +1,10 @@
 //! `check` in front of a scripted Datadog, on a paused clock.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -9,14 +12,20 @@ use anstream::adapter::strip_str;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::*;
+use super::{
+    agent::Agents,
+    reading::{Asking, Own},
+    *,
+};
 use crate::{
-    demand::{Account, Keys, Point, Series},
+    credentials::{AgentSource, CredentialsError},
+    demand::{Account, Keys, Point, Series, Trust},
     source::{Answer, Batch, Reply, SourceError},
 };
 
 mod good;
 mod wrong;
+mod agent;
 mod told;
 mod asked;
 mod comparison;
@@ -78,11 +87,27 @@ fn config() -> Config {
             refresh: Duration::from_secs(15),
             hold: Duration::from_mins(1),
             patience: Duration::from_millis(2_500),
+            max_age: Duration::from_mins(16),
             batch_queries: 35,
             strict_metadata: false,
         },
+        agent_namespaces: Vec::new(),
+        agent_source: AgentSource::default(),
         ask: Ask::Nobody,
     }
+}
+
+/// With this account of Datadog, and a Cluster Agent whose token is in a file.
+fn asking<S: Source>(source: S, account: Result<Arc<Account>, CredentialsError>) -> Asking<S> {
+    let url = "https://127.0.0.1:8443".parse().unwrap();
+    let agent = Account::of_agent(url, "the-agents-token".into(), Trust::Anybody);
+    let agents = Agents {
+        own: Own { account: Ok(Arc::new(agent)), from: "/run/token".to_owned() },
+        forwards: Vec::new(),
+        is_in_pod: false,
+        source: AgentSource::default(),
+    };
+    Asking::new(source, Own { account, from: "the environment".to_owned() }, agents)
 }
 
 struct Told {
@@ -105,7 +130,7 @@ async fn told_after(takes: Duration, config: &Config, yaml: &str, script: Script
     let account = Account::new("https://api.datadoghq.eu".parse().unwrap(), keys);
     let requests = Arc::new(AtomicUsize::new(0));
     let source = Scripted { script, takes, requests: requests.clone() };
-    let asking = Asking::new(source, Ok(Arc::new(account)), "the environment".to_owned());
+    let asking = asking(source, Ok(Arc::new(account)));
     let mut respondent = Respondent::Datadog(asking);
     let mut out = Vec::new();
     let fine = tell_all(config, &found, None, &mut respondent, &mut out).await.unwrap();

@@ -6,15 +6,17 @@ use textwrap::core::display_width;
 use super::{
     manifest::OF_METADATA,
     report::{
-        Answer, Call, Credentials, Event, Evidence, Examined, Failed, Happening, Hold, Jobs, Level,
-        MetricType, Outcome, ParameterSeen, Replicas, Report, Scaling, Setting, Step,
+        Answer, Call, Credentials, Event, Evidence, Examined, Failed, Happening, Hold, Level,
+        Outcome, ParameterSeen, Report, Scaling, Setting, Step,
     },
 };
-use crate::{kubernetes::Kind, words::shorten};
+use crate::{demand::Service, kubernetes::Kind, words::shorten};
 
 pub(super) mod comparison;
 mod series;
 mod chart;
+mod agent;
+mod scaling;
 mod page;
 
 use page::Page;
@@ -61,7 +63,11 @@ pub(super) fn trigger(examined: &Examined, width: usize) -> String {
 
     match &examined.evidence {
         Evidence::Nobody {} => {
-            page.section("Datadog", examined, Step::Request);
+            let asked = match examined.service {
+                Service::DatadogApi => "Datadog",
+                Service::ClusterAgent => "Cluster Agent",
+            };
+            page.section(asked, examined, Step::Request);
             page.section("What KEDA asks, and gets", examined, Step::Calls);
         }
         Evidence::Datadog { request, seen } => {
@@ -74,6 +80,11 @@ pub(super) fn trigger(examined: &Examined, width: usize) -> String {
                 series::show(&mut page, seen, series::target(examined));
                 page.findings(examined, Step::Series);
             }
+        }
+        Evidence::ClusterAgent { request, metric, .. } => {
+            page.heading("Cluster Agent");
+            agent::show(&mut page, request, metric);
+            page.findings(examined, Step::Request);
         }
         Evidence::Scaler { calls } => {
             page.heading("What KEDA asks, and gets");
@@ -101,7 +112,10 @@ pub(super) fn trigger(examined: &Examined, width: usize) -> String {
         None => page.section("Replicas", examined, Step::Scaling),
     }
     if let Some(hold) = &examined.hold {
-        page.heading("While Datadog fails");
+        page.heading(match examined.service {
+            Service::DatadogApi => "While Datadog fails",
+            Service::ClusterAgent => "While the Cluster Agent fails",
+        });
         page.hold(hold, examined.kind);
         page.findings(examined, Step::Hold);
     }
@@ -205,7 +219,7 @@ impl Page {
         };
         let without = match setting.key {
             "queryValue" | "targetValue" => "that of `scalingModifiers`",
-            "holdLastValue" | "timeout" => "as the scaler runs",
+            "holdLastValue" | "timeout" | "maxAge" => "as the scaler runs",
             _ => "none",
         };
         let value = match &setting.value {
@@ -220,7 +234,9 @@ impl Page {
         self.row("authenticationRef", &shorten(&credentials.authentication, MAX_TEXT));
         for ParameterSeen { name, from, present, .. } in &credentials.parameters {
             // Where it is not given, the default stands there.
-            if from.is_none() && *name == "datadogSite" {
+            let has_default =
+                ["datadogSite", "datadogMetricsServicePort", "unsafeSsl", "datadogCaCert"];
+            if from.is_none() && has_default.contains(name) {
                 continue;
             }
             let how = match present {
@@ -237,6 +253,9 @@ impl Page {
                 .iter()
                 .any(|it| it.name == "datadogSite" && it.from.is_some());
             self.row("site", &format!("{site}{}", if is_given { "" } else { " (default)" }));
+        }
+        if let Some(agent) = &credentials.agent {
+            self.row("Cluster Agent", agent);
         }
     }
 
@@ -273,6 +292,7 @@ impl Page {
             Outcome::Answered { value, active, .. } => {
                 let how = match &examined.evidence {
                     Evidence::Datadog { seen: Some(seen), .. } => seen.reckoning.as_ref(),
+                    Evidence::ClusterAgent { reckoning, .. } => reckoning.as_ref(),
                     _ => None,
                 };
                 let how = how.map(|how| format!(" ({how})")).unwrap_or_default();
@@ -287,63 +307,6 @@ impl Page {
                 };
                 self.paragraph(&format!("none: KEDA gets {gets} from {rpc}, and {then}"));
             }
-        }
-    }
-
-    fn replicas(&mut self, replicas: &Replicas, examined: &Examined) {
-        let Some(Outcome::Answered { value, active, target }) = &examined.outcome else { return };
-        // Nothing below 0 is sent.
-        let (value, target) = (number(value.max(0.0)), number(*target));
-        let Replicas { current, min, max, wanted, .. } = replicas;
-        if *current == 0 {
-            self.row("wanted", &format!("{wanted}, by KEDA; the HPA does nothing at 0"));
-        } else {
-            let by_value = format!("{current} × {value} / {target}");
-            for (metric_type, count, how) in [
-                (
-                    MetricType::AverageValue,
-                    replicas.by_average_value,
-                    format!("{value} / {target}"),
-                ),
-                (MetricType::Value, replicas.by_value, by_value),
-            ] {
-                let mark = if metric_type == replicas.metric_type { " (this trigger)" } else { "" };
-                self.row(&metric_type.to_string(), &format!("{count}{mark}: {how}"));
-            }
-            self.row(
-                "wanted",
-                &format!(
-                    "{wanted}, from {current}, between {min} and {max}; rounded up, but nothing \
-                     changes within a tenth"
-                ),
-            );
-        }
-        match (active, replicas.idle) {
-            (false, Some(idle)) if *current > 0 => self.row(
-                "not active",
-                &format!("KEDA goes to {idle} after `cooldownPeriod`, if no trigger is active"),
-            ),
-            (false, None) => self.row("not active", "but `minReplicaCount` keeps replicas"),
-            _ => {}
-        }
-    }
-
-    fn jobs(&mut self, jobs: &Jobs, examined: &Examined) {
-        let Some(Outcome::Answered { value, active, target }) = &examined.outcome else { return };
-        let Jobs { wanted, min, max, strategy } = jobs;
-        if *active {
-            let (value, target) = (number(value.max(0.0)), number(*target));
-            let beyond =
-                if *min > 0 { format!(" beyond the {min} it keeps") } else { String::new() };
-            let how = format!("{wanted}: {value} / {target}, rounded up, at most {max}{beyond}");
-            self.row("wanted", &how);
-            let strategy = shorten(strategy, MAX_TEXT);
-            self.row(
-                "started",
-                &format!("by `scalingStrategy` {strategy}, which counts those there are"),
-            );
-        } else {
-            self.row("wanted", &format!("{wanted}, since it is not active; KEDA keeps {min}"));
         }
     }
 

@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use clap::{ArgGroup, Args, ValueEnum};
 
 use super::{
-    Environment, Grants, Reach, Rules, UsageError,
-    values::{a_second_or_more, entry, host_and_port, namespace},
+    ClusterAgent, Environment, Grants, Reach, Rules, UsageError,
+    values::{a_second_or_more, entry, forward, host_and_port, namespace},
 };
 use crate::{
     check::{self, Ask, Follow, Live, Output, Tls, Triggers},
+    http::Forward,
     kubernetes::{self, Access, Kind},
 };
 
@@ -20,9 +21,12 @@ Examples:
   kubectl get scaledobject shop -o yaml | keda-datadog-scaler check -f -
   keda-datadog-scaler check -f scaledobject.yaml --through 127.0.0.1:9090 --watch
   keda-datadog-scaler check -f scaledobjects.yaml --compare-batch
+  keda-datadog-scaler check -n shop checkout \\
+      --cluster-agent-forward dd-metrics-api.datadog.svc:8443=127.0.0.1:8443
   keda-datadog-scaler check --metadata 'query=avg:system.load.1{*}' --metadata queryValue=5
 
-Keys come from DD_API_KEY, DD_APP_KEY and DD_SITE, or --credentials-dir; with -n from the
+Keys come from DD_API_KEY, DD_APP_KEY and DD_SITE, or --credentials-dir, a Cluster Agent and its
+token from --cluster-agent-url and --cluster-agent-token-file; with -n from the
 `authenticationRef` of the trigger, if it has one.
 Exit code: 0 fine, 1 an error, a warning or a difference, 2 a command line that is not understood,
 a file or an object that cannot be read, or no such trigger.";
@@ -65,7 +69,7 @@ pub struct Check {
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: OutputFormat,
 
-    /// Do not ask Datadog: tell what can be told without
+    /// Do not ask Datadog, or the Cluster Agent: tell what can be told without
     #[arg(long, conflicts_with = "through")]
     offline: bool,
 
@@ -102,6 +106,14 @@ pub struct Check {
     /// Name on the scaler's certificate, if that is not the host of `--through`
     #[arg(long, value_name = "NAME", requires = "through")]
     server_name: Option<String>,
+
+    /// Where to reach a Cluster Agent from outside of Kubernetes, such as at a `kubectl port-forward`;
+    /// its certificate and its token are those of its own address; repeatable
+    #[arg(long, value_name = "AGENT=ADDRESS", value_parser = forward, conflicts_with_all = ["offline", "through"])]
+    cluster_agent_forward: Vec<Forward>,
+
+    #[command(flatten)]
+    cluster_agent: ClusterAgent,
 
     #[command(flatten)]
     reach: Reach,
@@ -162,8 +174,12 @@ impl Check {
             },
             None if self.offline => Ask::Nobody,
             None => Ask::Datadog {
-                credentials: Box::new(self.reach.credentials(environment)?),
+                is_in_pod: self.is_in_pod(&environment),
+                credentials: Box::new(
+                    self.cluster_agent.complete(self.reach.credentials(environment)?),
+                ),
                 http: self.reach.http(),
+                forwards: self.cluster_agent_forward.clone(),
                 compares: self.compare_batch,
             },
         };
@@ -189,7 +205,16 @@ impl Check {
                 OutputFormat::Text => Output::Text { width: width() },
                 OutputFormat::Json => Output::Json,
             },
-            server: check::Server { refresh, hold, patience, batch_queries, strict_metadata },
+            server: check::Server {
+                refresh,
+                hold,
+                patience,
+                max_age: self.cluster_agent.cluster_agent_max_age,
+                batch_queries,
+                strict_metadata,
+            },
+            agent_namespaces: self.cluster_agent.cluster_agent_namespaces.clone(),
+            agent_source: self.cluster_agent.source(),
             ask,
         })
     }
@@ -197,9 +222,8 @@ impl Check {
     fn live(&self, environment: &Environment) -> Option<Live> {
         let (ObjectName { kind, name }, namespace) =
             self.object.clone().zip(self.namespace.clone())?;
-        let is_of_pod = self.context.is_none() && !environment.has_kubeconfig;
         Some(Live {
-            access: if is_of_pod && kubernetes::is_in_pod() {
+            access: if self.is_in_pod(environment) {
                 Access::Pod
             } else {
                 Access::Kubeconfig { context: self.context.clone() }
@@ -207,9 +231,14 @@ impl Check {
             namespace,
             kind,
             name,
-            rules: self.grants.rules(environment, true, self.rules.hold),
+            rules: self.cluster_agent.rules(self.grants.rules(environment, true, self.rules.hold)),
             knows_own: self.grants.own_account_namespaces.is_some(),
         })
+    }
+
+    /// One of the Kubernetes that is meant.
+    fn is_in_pod(&self, environment: &Environment) -> bool {
+        self.context.is_none() && !environment.has_kubeconfig && kubernetes::is_in_pod()
     }
 }
 
@@ -244,11 +273,35 @@ mod tests {
         let Triggers::Files(files) = config.triggers else { panic!("they are files") };
         assert_eq!(files, [PathBuf::from("a.yaml"), PathBuf::from("-")]);
         assert_eq!((config.only.as_deref(), config.replicas), (Some("b"), 7));
-        let check::Server { refresh, hold, patience, batch_queries, strict_metadata } =
+        let check::Server { refresh, hold, patience, batch_queries, strict_metadata, .. } =
             config.server;
         let seconds = [refresh, hold, patience].map(|duration| duration.as_secs());
         assert_eq!((seconds, batch_queries, strict_metadata), ([20, 120, 1], 9, true));
         assert!(matches!(config.ask, Ask::Nobody));
+    }
+
+    #[test]
+    fn an_agent_of_the_shell_is_as_the_servers() {
+        let parse = |flags: &[&str]| {
+            let command = ["keda-datadog-scaler", "check", "-f", "a.yaml"];
+            Cli::try_parse_from([&command, flags].concat())
+        };
+        let agent = ["--cluster-agent-url", "https://a:1", "--cluster-agent-max-age", "7m"];
+        let forward = ["--cluster-agent-forward", "dd.datadog.svc:8443=localhost:18443"];
+        let shared = ["--cluster-agent-namespaces", "shared-*"];
+        let command = parse(&[&agent[..], &forward, &shared].concat()).unwrap().command;
+        let Command::Check(check) = command else { panic!("it is `check`") };
+        let config = check.config(Environment::read(|_| None)).unwrap();
+        assert_eq!(config.server.max_age, Duration::from_mins(7));
+        assert!(config.agent_namespaces[0].matches("shared-one"));
+        let Ask::Datadog { credentials, forwards, .. } = config.ask else { panic!("it is asked") };
+        assert_eq!(credentials.agent.unwrap().url.as_str(), "https://a:1/");
+        let to = "127.0.0.1:18443".parse().unwrap();
+        assert_eq!(forwards, [Forward { host: "dd.datadog.svc".to_owned(), port: 8443, to }]);
+        for flags in [&["--offline"][..], &["--through", "a:1"]] {
+            let error = parse(&[&forward[..], flags].concat()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{flags:?}");
+        }
     }
 
     #[test]

@@ -110,13 +110,21 @@ impl ClusterAgent {
             is_unsafe: self.cluster_agent_unsafe_ssl,
             look_every: LOOK_EVERY,
         });
+        let rules = self.rules(config.rules);
+        credentials::Config { agent, agent_ca: ca, rules, ..config }
+    }
+
+    /// The same, with what these flags say.
+    pub(super) fn rules(&self, rules: credentials::Rules) -> credentials::Rules {
         let agent_namespaces = self.cluster_agent_namespaces.clone();
-        let agent_source = match self.cluster_agent_source {
+        credentials::Rules { agent_namespaces, agent_source: self.source(), ..rules }
+    }
+
+    pub(super) fn source(&self) -> AgentSource {
+        match self.cluster_agent_source {
             Source::Auto => AgentSource::Auto,
             Source::Crd => AgentSource::Crd,
             Source::Http => AgentSource::Http,
-        };
-        let rules = credentials::Rules { agent_namespaces, agent_source, ..config.rules };
-        credentials::Config { agent, agent_ca: ca, rules, ..config }
+        }
     }
 }

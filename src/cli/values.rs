@@ -8,7 +8,10 @@ use std::{
 use jiff::SignedDuration;
 use url::Url;
 
-use crate::{http, words::is_label};
+use crate::{
+    http::{self, Forward},
+    words::is_label,
+};
 
 /// No time limit makes sense beyond it, and clocks do not overflow below.
 const LONGEST: Duration = Duration::from_hours(24);
@@ -139,9 +142,42 @@ pub(super) fn agent_url(text: &str) -> Result<Url, String> {
     })
 }
 
+/// `dd.datadog.svc:8443=127.0.0.1:8443`
+pub(super) fn forward(text: &str) -> Result<Forward, String> {
+    let error = || {
+        "must be an agent and the address to reach it at, such as \
+         `datadog-cluster-agent-metrics-api.datadog.svc:8443=127.0.0.1:8443`"
+            .to_owned()
+    };
+    let (agent, to) = text.split_once('=').ok_or_else(error)?;
+    let agent = agent_url(agent).map_err(|_| error())?;
+    let host = agent.domain().filter(|_| agent.path() == "/").ok_or_else(error)?;
+    let to = to.trim().replace("localhost:", "127.0.0.1:").parse().map_err(|_| error())?;
+    Ok(Forward { host: host.to_owned(), port: agent.port_or_known_default().unwrap_or(443), to })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_forward_has_an_agent_and_an_address() {
+        let forwarded = forward("https://DD.datadog.svc=[::1]:8443").unwrap();
+        assert_eq!((&*forwarded.host, forwarded.port), ("dd.datadog.svc", 443));
+        assert_eq!(forwarded.to, "[::1]:8443".parse().unwrap());
+        for odd in [
+            "dd.datadog.svc:8443",
+            "dd.datadog.svc:8443=",
+            "dd.datadog.svc:8443=8443",
+            "dd.datadog.svc:8443=evil.com:8443",
+            "=127.0.0.1:8443",
+            "10.0.0.1:8443=127.0.0.1:8443",
+            "http://dd.datadog.svc=127.0.0.1:8443",
+            "dd.datadog.svc/apis=127.0.0.1:8443",
+        ] {
+            assert!(forward(odd).is_err(), "{odd}");
+        }
+    }
 
     #[test]
     fn durations_need_a_unit() {

@@ -1,7 +1,7 @@
 //! The server's own Cluster Agent: its address is a flag, its token and CA are usually files that are
 //! re-read, since Kubernetes replaces a pod's token each hour.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
@@ -117,7 +117,7 @@ impl AgentKeeper {
 
 impl AgentConfig {
     /// By what is given, and what is in the files now.
-    pub(super) async fn account(&self) -> Own {
+    pub(crate) async fn account(&self) -> Own {
         let text = self.token.read().await?;
         let cause = "it is empty, or holds a character that no token has";
         let token = token(text.expose_secret()).ok_or_else(|| self.token.fails(cause))?;
@@ -140,7 +140,7 @@ impl AgentText {
     }
 
     /// Certificates in PEM.
-    pub(super) async fn authorities(&self) -> Result<Arc<str>, CredentialsError> {
+    pub(crate) async fn authorities(&self) -> Result<Arc<str>, CredentialsError> {
         let pem = self.read().await?;
         if !http::has_certificates(pem.expose_secret()) {
             return Err(self.fails("it holds no certificates (PEM)"));
@@ -149,11 +149,17 @@ impl AgentText {
     }
 
     fn fails(&self, cause: &str) -> CredentialsError {
-        let path = match self {
-            Self::Given(_) => "that was given".to_owned(),
-            Self::File(path) => path.display().to_string(),
-        };
-        CredentialsError::AgentFile { path, cause: cause.to_owned() }
+        CredentialsError::AgentFile { path: self.to_string(), cause: cause.to_owned() }
+    }
+}
+
+impl fmt::Display for AgentText {
+    /// Where it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(_) => f.write_str("that was given"),
+            Self::File(path) => path.display().fmt(f),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     ReadError,
+    datadog_metrics::{self, DatadogMetric},
     objects::{
         AuthenticationKind, AuthenticationName, AuthenticationSpec, KEDA, Kind, Scaled, Workload,
         authentication,
@@ -89,14 +90,28 @@ impl Reader {
         Ok(self.get_text(&resource, None, name).await?.is_some())
     }
 
-    pub(super) async fn has_keda(&self) -> Result<bool, ReadError> {
-        let discovered = self.client.list_api_group_resources(KEDA);
+    /// Whether there are kinds of this group and version.
+    pub(super) async fn has_kinds(&self, of: &str) -> Result<bool, ReadError> {
+        let discovered = self.client.list_api_group_resources(of);
         match timeout(TIMEOUT, discovered).await {
             Ok(Ok(_)) => Ok(true),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(false),
-            Ok(Err(error)) => Err(ReadError::new(error, format!("discover {KEDA}"))),
+            Ok(Err(error)) => Err(ReadError::new(error, format!("discover {of}"))),
             Err(_elapsed) => Err(unanswered()),
         }
+    }
+
+    pub(super) async fn datadog_metric(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<DatadogMetric>, ReadError> {
+        let resource = datadog_metrics::resource();
+        let object: Option<DynamicObject> = self.get(&resource, Some(namespace), name).await?;
+        if object.is_none() && !self.has_kinds(&resource.api_version).await? {
+            return Err(ReadError::Absent);
+        }
+        Ok(object.as_ref().map(DatadogMetric::read))
     }
 
     pub(super) async fn authentication(

@@ -155,8 +155,8 @@ impl Book {
             let latest = Arc::make_mut(latest);
             latest.failure.clone_from(&failure);
             latest.interval = interval;
-            if let Ok(Answer { series, window_end_ms }) = outcome {
-                remember(&mut latest.readings, Reading { series, window_end_ms, taken_at: now });
+            if let Ok(answer) = outcome {
+                remember(&mut latest.readings, answer.taken_at(now));
             }
         });
         let due_at = match &failure {

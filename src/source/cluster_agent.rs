@@ -34,12 +34,19 @@ pub struct ClusterAgent {
     request_timeout: Duration,
     /// The one that was used last is the last.
     clients: Mutex<Vec<(Trust, http::Client)>>,
+    forwards: Vec<http::Forward>,
     metrics: Arc<Metrics>,
 }
 
 impl ClusterAgent {
     pub fn new(request_timeout: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { request_timeout, clients: Mutex::default(), metrics }
+        Self { request_timeout, clients: Mutex::default(), forwards: Vec::new(), metrics }
+    }
+
+    /// The same, for agents that are reached by another way.
+    #[must_use]
+    pub fn forwarded(self, forwards: Vec<http::Forward>) -> Self {
+        Self { forwards, ..self }
     }
 
     /// Who trusts alike shares connections.
@@ -56,8 +63,10 @@ impl ClusterAgent {
         if let Some(client) = known {
             return Ok(client);
         }
-        let client = http::Client::for_agents(self.request_timeout, trust).map_err(|error| {
-            SourceError::Unreachable { host: account.host(), cause: error.to_string() }
+        let client = http::Client::for_agents(self.request_timeout, trust, &self.forwards);
+        let client = client.map_err(|error| SourceError::Unreachable {
+            host: account.host(),
+            cause: error.to_string(),
         })?;
         let mut clients = self.clients();
         if clients.len() >= MAX_CLIENTS {

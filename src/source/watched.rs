@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     demand::{Account, Point, Query},
-    kubernetes::{DatadogMetric, Kubernetes, WatchState},
+    kubernetes::{DatadogMetric, Kubernetes, NoWatch, WatchState},
 };
 
 /// What nothing was written into for so long has no Cluster Agent that reads it: five of its rounds
@@ -34,13 +34,13 @@ impl Watched {
 
     fn read(&self, account: &Account, query: &Query) -> Result<Answer, SourceError> {
         let (namespace, name) = query.metric().unwrap_or_default();
-        let no_metric = || SourceError::NoMetric { metric: called(query) };
-        let kubernetes = self.kubernetes.as_ref().ok_or_else(no_metric)?;
+        let why = NoWatch::Uncovered;
+        let kubernetes = self.kubernetes.as_ref().ok_or(SourceError::Unwatched { why })?;
         let metric = kubernetes.datadog_metric(namespace, name);
-        let metric = metric.map_err(|why| SourceError::Unwatched { why })?.ok_or_else(no_metric)?;
+        let metric = metric.map_err(|why| SourceError::Unwatched { why })?;
         let watch = kubernetes.datadog_metrics_watch(namespace);
         let is_told = watch == Some(WatchState::Working);
-        interpret(&metric, is_told, account, query, wall_clock())
+        interpret(metric.as_deref(), is_told, account, query, wall_clock())
     }
 }
 
@@ -52,13 +52,14 @@ impl Source for Watched {
 }
 
 /// No series is no data. `is_told` if Kubernetes would have told of a change.
-fn interpret(
-    metric: &DatadogMetric,
+pub(crate) fn interpret(
+    metric: Option<&DatadogMetric>,
     is_told: bool,
     account: &Account,
     query: &Query,
     now: Timestamp,
 ) -> Result<Answer, SourceError> {
+    let metric = metric.ok_or_else(|| SourceError::NoMetric { metric: called(query) })?;
     let unread = || SourceError::Unread { metric: called(query) };
     match metric.is_active {
         None => return Err(unread()),
@@ -123,7 +124,7 @@ mod tests {
     fn told(metric: &DatadogMetric) -> String {
         let account = Account::of_watch();
         let query = Query::of_metric("shop", "orders");
-        match interpret(metric, true, &account, &query, NOW.parse().unwrap()) {
+        match interpret(Some(metric), true, &account, &query, NOW.parse().unwrap()) {
             Ok(answer) => match answer.series.first() {
                 Some(series) => {
                     let Point { at_ms, value } = series.points[0];

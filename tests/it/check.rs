@@ -177,7 +177,7 @@ async fn a_scaler_without_a_metric_is_asked_twice() {
     let address = address.to_string();
     let config = config(&[&QUERY[..], &TARGET, &["--through", &address]].concat());
     let mut out = Vec::new();
-    assert!(!soon(check::run(config, &mut out, CancellationToken::new())).await.unwrap());
+    assert!(!soon(Box::pin(check::run(config, &mut out, CancellationToken::new()))).await.unwrap());
     assert_eq!(scaler.methods(), ["GetMetricSpec", "GetMetricSpec"]);
     let text = String::from_utf8(anstream::adapter::strip_bytes(&out).into_vec()).unwrap();
     let (_, value) = text.split_once("Value\n").unwrap();
@@ -194,7 +194,8 @@ async fn the_running_scaler_is_asked_and_not_datadog() {
     let address = server.grpc.trim_start_matches("http://");
     let config = config(&[&QUERY[..], &TARGET, &["--through", address]].concat());
     let mut out = Vec::new();
-    let fine = soon(check::run(config, &mut out, CancellationToken::new())).await.unwrap();
+    let fine =
+        soon(Box::pin(check::run(config, &mut out, CancellationToken::new()))).await.unwrap();
     assert!(fine);
     let text = anstream::adapter::strip_bytes(&out).into_vec();
     let text = without_times(&String::from_utf8(text).unwrap());

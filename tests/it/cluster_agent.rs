@@ -25,7 +25,7 @@ use crate::{
     kubernetes::{scaled_object, trigger},
 };
 
-const TOKEN: &str = "marker-of-the-agents-token";
+pub(crate) const TOKEN: &str = "marker-of-the-agents-token";
 
 /// demo/shop, which reads this `DatadogMetric`.
 pub(crate) fn metric(namespace: &str, name: &str, extra: &[(&str, &str)]) -> ScaledObjectRef {
@@ -40,19 +40,19 @@ pub(crate) fn metric(namespace: &str, name: &str, extra: &[(&str, &str)]) -> Sca
 }
 
 /// A server with an agent of its own, and the token's file.
-struct Own {
-    keda: Keda,
+pub(crate) struct Own {
+    pub(crate) keda: Keda,
     token: PathBuf,
     _files: TempDir,
     _server: Server,
 }
 
 impl Own {
-    async fn start(url: &str, ca: Option<&Authority>) -> Self {
+    pub(crate) async fn start(url: &str, ca: Option<&Authority>) -> Self {
         Self::start_with(url, ca, |_| {}).await
     }
 
-    async fn start_with(
+    pub(crate) async fn start_with(
         url: &str,
         ca: Option<&Authority>,
         change: impl FnOnce(&mut serve::Config),
@@ -79,7 +79,7 @@ impl Own {
 }
 
 /// The agent's certificate, and who vouches for it.
-fn vouched(name: &str) -> (Authority, Pair) {
+pub(crate) fn vouched(name: &str) -> (Authority, Pair) {
     let authority = Authority::new("agents");
     let pair = authority.issue(name);
     (authority, pair)
@@ -107,8 +107,26 @@ async fn a_metric_is_read_over_one_connection_with_the_servers_own_token() {
     assert_eq!(asked[0].version, axum::http::Version::HTTP_2);
 }
 
+/// What `one_of_each` has an answer for.
+pub(crate) const NAMES: [&str; 14] = [
+    "sound",
+    "empty",
+    "old",
+    "odd",
+    "stale",
+    "unknown",
+    "multiple",
+    "unprocessable",
+    "limited",
+    "unauthorized",
+    "forbidden",
+    "misplaced",
+    "busy",
+    "broken",
+];
+
 /// By the name of the metric.
-fn one_of_each(asked: &Asked) -> Reply {
+pub(crate) fn one_of_each(asked: &Asked) -> Reply {
     let long_ago = now() - jiff::SignedDuration::from_hours(3);
     let forbidden = "datadogmetric@demo:forbidden.external.metrics.k8s.io is forbidden: User \
                      \"system:serviceaccount:demo:x\" cannot list resource \"datadogmetric@demo:forbidden\" \
@@ -138,22 +156,7 @@ async fn each_answer_has_its_code_its_message_and_its_use_of_the_fallback_value(
     let agent = FakeAgent::start(&pair, one_of_each).await;
     let mut own = Own::start(&agent.url, Some(&authority)).await;
     let mut table = String::new();
-    for name in [
-        "sound",
-        "empty",
-        "old",
-        "odd",
-        "stale",
-        "unknown",
-        "multiple",
-        "unprocessable",
-        "limited",
-        "unauthorized",
-        "forbidden",
-        "misplaced",
-        "busy",
-        "broken",
-    ] {
+    for name in NAMES {
         for fill in [&[][..], &[("metricUnavailableValue", "3"), ("maxAge", "960")]] {
             let told = match own.keda.value(&metric("demo", name, fill)).await {
                 Ok(value) => value.to_string(),

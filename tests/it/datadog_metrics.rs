@@ -27,7 +27,7 @@ use crate::{
 const AGENT: f64 = 99.0;
 
 /// A sound one, with this value.
-fn datadog_metric(namespace: &str, name: &str, value: &str) -> Value {
+pub(crate) fn datadog_metric(namespace: &str, name: &str, value: &str) -> Value {
     let ago = |seconds| (now() - SignedDuration::from_secs(seconds)).to_string();
     let condition = |name: &str, status: &str, at: String| {
         json!({
@@ -52,19 +52,19 @@ fn datadog_metric(namespace: &str, name: &str, value: &str) -> Value {
     })
 }
 
-const ACTIVE: usize = 0;
+pub(crate) const ACTIVE: usize = 0;
 const VALID: usize = 1;
 const UPDATED: usize = 2;
 const ERROR: usize = 3;
 
 /// The condition is as it is not in a sound one.
-fn turned(mut metric: Value, condition: usize) -> Value {
+pub(crate) fn turned(mut metric: Value, condition: usize) -> Value {
     let status = &mut metric["status"]["conditions"][condition]["status"];
     *status = if *status == "True" { "False" } else { "True" }.into();
     metric
 }
 
-fn invalid(mut metric: Value, why: &str) -> Value {
+pub(crate) fn invalid(mut metric: Value, why: &str) -> Value {
     metric["status"]["conditions"][ERROR]["message"] = why.into();
     turned(turned(metric, VALID), ERROR)
 }

@@ -18,21 +18,21 @@ const METADATA: [(&str, &str); 3] =
     [("scalerAddress", "a:1"), ("query", "avg:shop.orders{*}"), ("queryValue", "5")];
 
 /// Has the ScaledObject shop/checkout, whose keys are in a Secret.
-struct Cluster {
-    kubernetes: FakeKubernetes,
+pub(crate) struct Cluster {
+    pub(crate) kubernetes: FakeKubernetes,
     listening: Listening,
     kubeconfig: NamedTempFile,
 }
 
 /// What came of a `check`.
-struct Told {
-    code: i32,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Told {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let kubernetes = FakeKubernetes::new();
         let listening = kubernetes.listen().await;
         let kubeconfig = written(&listening.kubeconfig());
@@ -51,7 +51,7 @@ impl Cluster {
         }));
     }
 
-    fn object(&self, kind: &str, name: &str, triggers: &[Value]) {
+    pub(crate) fn object(&self, kind: &str, name: &str, triggers: &[Value]) {
         self.kubernetes.apply(json!({
             "apiVersion": "keda.sh/v1alpha1",
             "kind": kind,
@@ -61,7 +61,7 @@ impl Cluster {
     }
 
     /// The TriggerAuthentication shop/datadog with this in place of its Secret.
-    fn authentication(&self, changes: &Value) {
+    pub(crate) fn authentication(&self, changes: &Value) {
         self.kubernetes.apply(json!({
             "apiVersion": "keda.sh/v1alpha1",
             "kind": "TriggerAuthentication",
@@ -70,7 +70,7 @@ impl Cluster {
         }));
     }
 
-    fn secret(&self, namespace: &str, values: &[(&str, &str)]) {
+    pub(crate) fn secret(&self, namespace: &str, values: &[(&str, &str)]) {
         let values: Value = values.iter().map(|(key, value)| (*key, *value)).collect();
         self.kubernetes.apply(json!({
             "apiVersion": "v1",
@@ -80,7 +80,7 @@ impl Cluster {
         }));
     }
 
-    async fn check(&self, arguments: &[&str]) -> Told {
+    pub(crate) async fn check(&self, arguments: &[&str]) -> Told {
         self.check_in(&[], arguments).await
     }
 
@@ -95,7 +95,7 @@ impl Cluster {
     }
 
     /// The first trigger of `check --offline --output json shop/checkout`.
-    async fn examined(&self, arguments: &[&str]) -> Value {
+    pub(crate) async fn examined(&self, arguments: &[&str]) -> Value {
         self.examined_in(&[], arguments).await
     }
 
@@ -109,7 +109,7 @@ impl Cluster {
 }
 
 /// With all of its output, though the program needs to be answered meanwhile.
-async fn run(environment: &[(&str, &str)], arguments: &[&str]) -> Told {
+pub(crate) async fn run(environment: &[(&str, &str)], arguments: &[&str]) -> Told {
     let mut command = program(&[&["check"], arguments].concat());
     command.envs(environment.iter().copied());
     let output = soon(spawn_blocking(move || command.output().unwrap())).await.unwrap();
@@ -143,7 +143,7 @@ fn spec(changes: &Value) -> Value {
 }
 
 /// Level and message of what is said of the keys.
-fn said(examined: &Value) -> Vec<String> {
+pub(crate) fn said(examined: &Value) -> Vec<String> {
     let findings = examined["findings"].as_array().unwrap().iter();
     let of_keys = findings.filter(|finding| finding["step"] == "credentials");
     let text = |value: &Value| value.as_str().unwrap().to_owned();

@@ -37,5 +37,7 @@ mod faults;
 mod check;
 mod watch;
 mod live;
+mod check_agent;
+mod check_watched;
 mod rbac;
 mod tidy;

@@ -1,7 +1,7 @@
 //! How often, and with what consequence, Datadog is asked.
 
 use super::*;
-use crate::{check::keys::Keys, credentials::CredentialsError};
+use crate::check::keys::Keys;
 
 #[tokio::test(start_paused = true)]
 async fn a_query_is_read_once_for_several_triggers() {
@@ -41,7 +41,7 @@ async fn who_is_refused_concerns_nobody_else() {
     let host = || "api.datadoghq.eu".to_owned();
     let script: Script = || Err(SourceError::Refused { status: 403, host: String::new() });
     let source = Scripted { script, takes: Duration::ZERO, requests: requests.clone() };
-    let mut asking = Asking::new(source, Err(CredentialsError::None), "nobody".to_owned());
+    let mut asking = asking(source, Err(CredentialsError::None));
     let mut found = Found::default();
     found.add("shop.yaml", &with(&json!({})).to_string()).unwrap();
     let [selected] = found.select(None).unwrap().0[..] else { panic!("there is one") };
@@ -63,7 +63,7 @@ async fn nobody_is_asked_without_keys() {
     let requests = Arc::new(AtomicUsize::new(0));
     let script: Script = || Ok(one_series());
     let source = Scripted { script, takes: Duration::ZERO, requests: requests.clone() };
-    let mut asking = Asking::new(source, Err(CredentialsError::None), "nobody".to_owned());
+    let mut asking = asking(source, Err(CredentialsError::None));
     let mut found = Found::default();
     found.add("shop.yaml", &with(&json!({})).to_string()).unwrap();
     let [selected] = found.select(None).unwrap().0[..] else { panic!("there is one") };

@@ -53,7 +53,7 @@ async fn compared(
     let account = Account::new("https://api.datadoghq.eu".parse().unwrap(), keys);
     let asked = Arc::new(Mutex::new(Vec::new()));
     let source = Telling { replies, asked: asked.clone() };
-    let asking = Asking::new(source, Ok(Arc::new(account)), "the environment".to_owned());
+    let asking = asking(source, Ok(Arc::new(account)));
     let mut out = Vec::new();
     let fine = compare::run(config, &found, &asking, &mut out).await.unwrap();
     let text = strip_str(std::str::from_utf8(&out).unwrap()).to_string();
@@ -120,7 +120,8 @@ async fn all_are_equal() {
         alone  avg:left.open{x:(}
 
     3 queries in 1 request and alone: all equal, 1 without data; 4 requests were made
-      left out: 1 trigger of the Cluster Agent
+      left out: 1 trigger of the Cluster Agent, which is asked for each metric by
+      itself
       left out: 1 trigger whose metadata cannot be used (`check` alone tells why)
       left out: 1 trigger of other scalers
     ");

@@ -77,7 +77,7 @@ async fn keys_without_effect_and_defaults_of_others_are_told() {
     Metadata
       datadogMetricNamespace    b
       datadogMetricName         a
-      maxAge                    none (default)
+      maxAge                    960 s (default)
       queryValue                5
       activationQueryValue      3
       metricUnavailableValue    none (default)

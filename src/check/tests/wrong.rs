@@ -157,10 +157,6 @@ async fn a_wrong_answer_is_told_with_its_remedy() {
     all += &said(nothing(), || Ok(two_series())).await;
     all += &said(nothing(), || Ok(Vec::new())).await;
     all += &said(json!({"lastAvailablePointOffset": "9"}), || Ok(one_series())).await;
-    let agent = json!({
-        "useClusterAgentProxy": "true", "datadogMetricName": "a", "datadogMetricNamespace": "b",
-    });
-    all += &said(agent, || Ok(one_series())).await;
     all += &said(nothing(), || {
         Err(SourceError::Malformed { reason: "unknown function `agv`".to_owned() })
     })
@@ -173,7 +169,6 @@ async fn a_wrong_answer_is_told_with_its_remedy() {
     error (series): the query returns 2 series; set `queryAggregator`, or change it to return one
     error (series): the query has no data in the last 90 seconds; wait for data, widen `age`, or set `metricUnavailableValue`
     error (series): the query has 9 points with a value in the last 90 seconds, and `lastAvailablePointOffset` leaves none of them; lower it, widen `age`, or set `metricUnavailableValue`
-    warning (request): the Cluster Agent is not asked from here; ask a running scaler (`--through`)
     error (request): Datadog rejects the query: unknown function `agv`
     error (request): Datadog refuses the keys (403) at api.datadoghq.eu; check that they belong to this site and may read metrics (`timeseries_query`)
     error (request): Datadog cannot process the query at the moment (422); that passes, and `metricUnavailableValue` would bridge it

@@ -24,7 +24,9 @@ pub(in crate::check) fn opening(comparison: &Comparison, width: usize) -> String
     let mut page = Page::new(width);
     let Comparison { host, keys, settled_seconds, .. } = comparison;
     page.line(format_args!("{BOLD}Queries together and alone{BOLD:#}"));
-    page.paragraph(&format!("{host}, with the keys of {keys}"));
+    if let (Some(host), Some(keys)) = (host, keys) {
+        page.paragraph(&format!("{host}, with the keys of {keys}"));
+    }
     page.paragraph(&format!(
         "windows end {settled_seconds} s earlier than they would, since newer points still change"
     ));
@@ -244,7 +246,13 @@ impl Page {
         let LeftOut { others, cluster_agent, unusable, excess } = left_out;
         let triggers = |count| counted(count, "trigger", "triggers");
         let reasons = [
-            (cluster_agent, format!("{} of the Cluster Agent", triggers(cluster_agent))),
+            (
+                cluster_agent,
+                format!(
+                    "{} of the Cluster Agent, which is asked for each metric by itself",
+                    triggers(cluster_agent)
+                ),
+            ),
             (
                 unusable,
                 format!(

@@ -50,7 +50,7 @@ impl Page {
 
     /// A name and its value, which wraps in a column of its own.
     pub(super) fn row(&mut self, name: &str, value: &str) {
-        let first = format!("  {name:<24}  ");
+        let first = format!("  {name:<25} ");
         self.wrapped(value, &first, &" ".repeat(display_width(&first)));
     }
 
