@@ -125,7 +125,8 @@ async fn the_dial_is_what_was_last_put() {
         let (status, line) =
             sandbox.switch(Method::PUT, &format!("/dial?value={value}"), None).await;
         assert_eq!((status, line), (200, format!("sandbox.dial is {value}\n")));
-        let reply: Value = sandbox.ask("avg:sandbox.dial{*}").await.json().await.unwrap();
+        let reply = sandbox.ask("avg:sandbox.dial{*}").await.text().await.unwrap();
+        let reply: Value = serde_json::from_str(&reply).unwrap();
         let points = reply["series"][0]["pointlist"].as_array().unwrap();
         assert!(points.iter().all(|point| point[1] == value), "{points:?}");
     }
