@@ -3,6 +3,8 @@
 
 use std::{
     collections::HashSet,
+    fs::File,
+    io::Write as _,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -57,6 +59,8 @@ struct Front {
     sandbox: String,
     client: reqwest::Client,
     seen: Mutex<Seen>,
+    /// Of the calls.
+    log: File,
 }
 
 #[derive(Default)]
@@ -105,7 +109,8 @@ impl Datadog {
         let client = reqwest::Client::builder().no_proxy().build()?;
         let sandbox = format!("http://{listen}");
         let seen = Mutex::default();
-        let front = Arc::new(Front { sandbox: sandbox.clone(), client: client.clone(), seen });
+        let log = File::create(logs.join("calls.log"))?;
+        let front = Arc::new(Front { sandbox: sandbox.clone(), client: client.clone(), seen, log });
         let host = format!("api.{site}");
         let tls = acceptor(&authority.server(&[&host])?)?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -181,6 +186,10 @@ impl Front {
             (StatusCode::FORBIDDEN, r#"{"errors":["Forbidden"]}"#).into_response()
         };
         let (at, status) = (Instant::now(), response.status().as_u16());
+        #[expect(clippy::disallowed_methods, reason = "as in the other logs")]
+        let when = jiff::Timestamp::now();
+        let query = uri.query().unwrap_or_default();
+        let _ = writeln!(&self.log, "{when} {by:?} {key} {status} {query}");
         self.seen().calls.push(Call { at, key, by, status });
         response
     }

@@ -59,6 +59,8 @@ pub(super) async fn tls(scene: Scene) -> Outcome {
     let replicas = async || stage.replicas("stranger").await;
     always("shut out", seconds(5), replicas, |seen| *seen == 0).await?;
     show(&stage, &clients.client("keda", None)?).await?;
+    // KEDA reads a Secret anew when a trigger fails, but not that of an object without an HPA.
+    stage.patch("ScaledObject", "stranger", &json!({"spec": {"maxReplicaCount": 9}})).await?;
     let let_in = stage.has_replicas("stranger", 3).await?;
 
     // Plaintext, where TLS is spoken.
