@@ -108,6 +108,14 @@ impl Cluster {
         self.api.apply(&object).await
     }
 
+    /// Takes out what KEDA looks at.
+    pub(crate) async fn clear(&self, namespace: &str) -> anyhow::Result<()> {
+        for kind in ["ScaledObject", "ScaledJob", "Deployment"] {
+            self.api.delete(&path(kind, Some(namespace), "")?).await?;
+        }
+        Ok(())
+    }
+
     /// For a client with the token of this account.
     pub(crate) async fn kubeconfig(
         &self,

@@ -168,6 +168,7 @@ async fn run_all(
 /// Says what became of it.
 async fn run_one(scenario: Scenario, scene: Scene) -> bool {
     let since = Instant::now();
+    let (cluster, name) = (scene.cluster.clone(), scene.name);
     // A panic is the scenario's own.
     let mut running = JoinSet::new();
     running.spawn_local((scenario.run)(scene));
@@ -177,6 +178,9 @@ async fn run_one(scenario: Scenario, scene: Scene) -> bool {
         Ok(None) => Ok(String::new()),
         Err(_) => Err(anyhow::anyhow!("not done within {:?}", scenario.bound)),
     };
+    // So that KEDA does not go on asking a scaler that is gone.
+    let cleared = cluster.clear(name).await;
+    let outcome = outcome.and_then(|seen| cleared.map(|()| seen));
     let (word, told) = match &outcome {
         Ok(seen) => ("ok", seen.clone()),
         Err(error) => ("FAILED", format!("{error:#}")),

@@ -3,9 +3,14 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
+    iter,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -93,14 +98,15 @@ impl Process {
     }
 }
 
-/// Ports that were free an instant ago.
+/// Ports that were free an instant ago, below those that the kernel gives to connections, and each
+/// once.
 pub(crate) fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
-    let mut listeners = Vec::new();
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| fastrand::u16(10_000..30_000).into());
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        *port = listener.local_addr()?.port();
-        listeners.push(listener);
+        let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let mut tried = iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed)).take(1_000);
+        *port = tried.find(is_free).context("no port is free")?;
     }
     Ok(ports)
 }

@@ -2,9 +2,11 @@
 
 use anyhow::ensure;
 use serde_json::json;
+use tokio::time::sleep;
 
 use super::{Outcome, QUICK, Scene};
 use crate::{
+    datadog::Caller,
     stage::{Stage, authentication, secret},
     wait::{seconds, until},
 };
@@ -58,6 +60,11 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
     stage.datadog.set(24.0).await?;
     both(&stage, 5).await?;
     ensure!(failed().await? <= failures, "a request of KEDA failed");
+
+    // Two objects, equal keys, one query: one call each second, as ever.
+    sleep(seconds(25)).await;
+    let calls = stage.datadog.rate(Caller::Scaler, seconds(20));
+    ensure!(calls < 90.0, "{calls} calls a minute after new keys, at a refresh each second");
 
     // The other way round: revoked at once, and one request is refused.
     put("third").await?;
