@@ -24,6 +24,12 @@ use crate::{
 
 /// How long anything here may take to be ready.
 const START: Duration = Duration::from_mins(1);
+/// How often an HPA looks, so that a scenario takes seconds where it would take minutes.
+pub(crate) const QUICK_SYNC: Duration = seconds(3);
+/// What Kubernetes does by default.
+pub(crate) const USUAL_SYNC: Duration = seconds(15);
+/// The file with which one is an administrator.
+const ADMIN: &str = "admin.kubeconfig";
 
 pub(crate) struct Cluster {
     pub(crate) keda: Keda,
@@ -40,6 +46,7 @@ pub(crate) struct Cluster {
     certificates: Certificates,
     ports: Ports,
     apiserver: Mutex<Option<Process>>,
+    controllers: Mutex<Option<Process>>,
     others: Mutex<Vec<Process>>,
 }
 
@@ -69,7 +76,7 @@ impl Cluster {
         let apiserver = start_apiserver(&kubernetes, &certificates, &ports, &directory)?;
 
         let api_url = format!("https://127.0.0.1:{api}");
-        let admin = directory.join("admin.kubeconfig");
+        let admin = directory.join(ADMIN);
         let user = json!({
             "client-certificate": certificates.path("admin/tls.crt"),
             "client-key": certificates.path("admin/tls.key"),
@@ -91,12 +98,13 @@ impl Cluster {
             certificates,
             ports,
             apiserver,
+            controllers: Mutex::default(),
             others: Mutex::default(),
         };
         cluster.await_api().await?;
-        others.push(cluster.start_controllers(&admin)?);
+        cluster.look_each(QUICK_SYNC).await?;
         cluster.prepare(keda_tools).await?;
-        others.extend(cluster.start_keda(keda_tools, &admin).await?);
+        others.extend(cluster.start_keda(keda_tools).await?);
         *cluster.others.lock().await = others;
         cluster.await_keda().await?;
         Ok(cluster)
@@ -140,10 +148,22 @@ impl Cluster {
         self.await_api().await
     }
 
+    /// From now on, the HPA asks for each metric as often.
+    pub(crate) async fn look_each(&self, sync: Duration) -> anyhow::Result<()> {
+        let mut controllers = self.controllers.lock().await;
+        if let Some(before) = controllers.take() {
+            before.kill().await?;
+        }
+        *controllers = Some(self.start_controllers(sync)?);
+        Ok(())
+    }
+
     /// An error if any process has ended that should not have.
     pub(crate) async fn check(&self) -> anyhow::Result<()> {
-        if let Some(apiserver) = &mut *self.apiserver.lock().await {
-            apiserver.check()?;
+        for process in [&self.apiserver, &self.controllers] {
+            if let Some(process) = &mut *process.lock().await {
+                process.check()?;
+            }
         }
         self.others.lock().await.iter_mut().try_for_each(Process::check)
     }
@@ -182,7 +202,7 @@ impl Cluster {
         self.api.apply_file(&repository("deploy/rbac/cluster.yaml")).await
     }
 
-    fn start_controllers(&self, admin: &Path) -> anyhow::Result<Process> {
+    fn start_controllers(&self, sync: Duration) -> anyhow::Result<Process> {
         let [port] = free_ports()?;
         let controllers = [
             "horizontal-pod-autoscaler-controller",
@@ -192,6 +212,7 @@ impl Cluster {
             "namespace-controller",
             "garbage-collector-controller",
         ];
+        let admin = self.directory.join(ADMIN);
         let admin = admin.display();
         let arguments = vec![
             format!("--kubeconfig={admin}"),
@@ -202,9 +223,11 @@ impl Cluster {
             format!("--cert-dir={}", self.directory.display()),
             "--leader-elect=false".into(),
             format!("--controllers={}", controllers.join(",")),
-            // So that a scenario takes seconds where it would take minutes.
-            "--horizontal-pod-autoscaler-sync-period=3s".into(),
+            format!("--horizontal-pod-autoscaler-sync-period={}s", sync.as_secs()),
             "--horizontal-pod-autoscaler-downscale-stabilization=5s".into(),
+            // Hundreds of HPAs are looked at on time.
+            "--kube-api-qps=500".into(),
+            "--kube-api-burst=1000".into(),
         ];
         let path = self.tools.path("kube-controller-manager");
         let environment = Vec::new();
@@ -213,7 +236,8 @@ impl Cluster {
     }
 
     /// The operator and the adapter, which is where the API server finds external metrics.
-    async fn start_keda(&self, tools: &Tools, admin: &Path) -> anyhow::Result<[Process; 2]> {
+    async fn start_keda(&self, tools: &Tools) -> anyhow::Result<[Process; 2]> {
+        let admin = &self.directory.join(ADMIN);
         let [metrics, health, service, adapter, adapter_metrics] = free_ports()?;
         let certificates = self.certificates.path("keda");
         let operator = Program {

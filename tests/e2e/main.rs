@@ -114,14 +114,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
         None => vec![Keda::ALL[0]],
     };
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("e2e");
-    if directory.exists() {
-        fs::remove_dir_all(&directory)?;
-    }
     let mut is_fine = true;
     for keda in versions {
         let (kubernetes, keda_tools) = (Tools::kubernetes()?, Tools::keda(keda)?);
         let since = Instant::now();
         let logs = directory.join(keda.version());
+        if logs.exists() {
+            fs::remove_dir_all(&logs)?;
+        }
         let cluster = Cluster::start(keda, kubernetes, &keda_tools, logs.clone()).await;
         let cluster = cluster.with_context(|| format!("logs are in {}", logs.display()))?;
         println!("KEDA {}: ready after {:.1} s", keda.version(), since.elapsed().as_secs_f64());
@@ -154,6 +154,7 @@ async fn run_all(
                     cluster: cluster.clone(),
                     binary: binary.to_owned(),
                     name: scenario.name,
+                    is_alone: scenario.is_alone,
                 };
                 running.spawn_local(run_one(scenario, scene));
             }

@@ -36,6 +36,8 @@ pub(crate) struct Scene {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) binary: PathBuf,
     pub(crate) name: &'static str,
+    /// As the scenario's.
+    pub(crate) is_alone: bool,
 }
 
 impl Scene {
@@ -46,7 +48,10 @@ impl Scene {
 
     /// With a site that KEDA's built-in scaler knows. A site is of one scenario.
     async fn stage_at(&self, site: &str) -> anyhow::Result<Stage> {
-        Stage::set(&self.cluster, &self.binary, self.name, site).await
+        let mut stage = Stage::set(&self.cluster, &self.binary, self.name, site).await?;
+        // Else a scaler would see the triggers of other scenarios, and read them as it starts.
+        stage.is_of_all_namespaces = self.is_alone;
+        Ok(stage)
     }
 }
 

@@ -31,6 +31,8 @@ pub(crate) struct Stage {
     pub(crate) namespace: String,
     pub(crate) datadog: Datadog,
     pub(crate) logs: PathBuf,
+    /// Or of this one only.
+    pub(crate) is_of_all_namespaces: bool,
     binary: PathBuf,
     ports: Ports,
     /// Beside those that all scenarios have.
@@ -68,6 +70,7 @@ impl Stage {
             namespace: name.to_owned(),
             datadog,
             logs,
+            is_of_all_namespaces: false,
             binary: binary.to_owned(),
             ports: Ports { grpc, admin, status },
             flags: Vec::new(),
@@ -95,6 +98,9 @@ impl Stage {
             "--log-format=text".into(),
             "--drain-delay=1s".into(),
         ];
+        if !self.is_of_all_namespaces {
+            arguments.push(format!("--namespaces={}", self.namespace));
+        }
         arguments.extend(self.flags.iter().cloned());
         let program = Program {
             name: "scaler",

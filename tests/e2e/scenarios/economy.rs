@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::{Outcome, Scene};
 use crate::{
+    cluster::{QUICK_SYNC, USUAL_SYNC},
     datadog::Caller,
     stage::{API_KEY, Stage},
     wait::{seconds, until},
@@ -28,8 +29,10 @@ pub(super) async fn two_hundred(scene: Scene) -> Outcome {
     stage.secret("datadog-keys", &keys).await?;
     stage.may_read_secret("datadog-keys").await?;
     stage.authentication("datadog").await?;
+    stage.cluster.look_each(USUAL_SYNC).await?;
     let built_in = measure(&stage, "datadog", Caller::BuiltIn).await?;
     let ours = measure(&stage, "external", Caller::Scaler).await?;
+    stage.cluster.look_each(QUICK_SYNC).await?;
     ensure!(ours < built_in / 10.0, "{ours} calls a minute, and {built_in} with the built-in");
     Ok(format!("{OBJECTS} objects: {built_in:.0} calls a minute built in, {ours:.0} with ours"))
 }
@@ -47,7 +50,9 @@ async fn measure(stage: &Stage, kind: &str, by: Caller) -> anyhow::Result<f64> {
             "authenticationRef": {"name": "datadog"},
         });
         stage.deployment(&name(index), 1).await?;
-        let defaults = json!({"pollingInterval": POLLING.as_secs(), "cooldownPeriod": 300});
+        let defaults = json!({
+            "pollingInterval": POLLING.as_secs(), "cooldownPeriod": 300, "advanced": null,
+        });
         stage.scaled_object(&name(index), &[trigger], &defaults).await?;
     }
     stage.has_condition(&name(OBJECTS - 1), "Ready", "True").await?;
