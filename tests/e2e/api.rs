@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use axum::http::{Method, Request, header};
 use kube::{
     Client, Config,
@@ -32,7 +32,7 @@ impl Api {
         match self.send::<Value>(Method::GET, path, "", Vec::new()).await {
             Ok(found) => Ok(Some(found)),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("GET {path}")),
+            Err(error) => Err(told(error)).with_context(|| format!("GET {path}")),
         }
     }
 
@@ -57,7 +57,7 @@ impl Api {
     pub(crate) async fn apply_text(&self, path: &str, object: String) -> anyhow::Result<()> {
         let path = format!("{path}?fieldManager=e2e&force=true");
         let sent = self.send::<Value>(Method::PATCH, &path, APPLY, object.into_bytes()).await;
-        sent.with_context(|| format!("apply {path}")).map(drop)
+        sent.map_err(told).with_context(|| format!("apply {path}")).map(drop)
     }
 
     /// All documents of a file.
@@ -71,14 +71,14 @@ impl Api {
     pub(crate) async fn merge(&self, path: &str, change: &Value) -> anyhow::Result<()> {
         let body = change.to_string().into_bytes();
         let sent = self.send::<Value>(Method::PATCH, path, MERGE, body).await;
-        sent.with_context(|| format!("PATCH {path}")).map(drop)
+        sent.map_err(told).with_context(|| format!("PATCH {path}")).map(drop)
     }
 
     pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<()> {
         match self.send::<Value>(Method::DELETE, path, "", Vec::new()).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("DELETE {path}")),
+            Err(error) => Err(told(error)).with_context(|| format!("DELETE {path}")),
         }
     }
 
@@ -107,6 +107,14 @@ impl Api {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
         self.client.request(request.body(body).expect("the path is a path")).await
+    }
+}
+
+/// What the API server says is enough; the error itself says it three times.
+fn told(error: kube::Error) -> anyhow::Error {
+    match error {
+        kube::Error::Api(status) => anyhow!("{}", status.message),
+        other => other.into(),
     }
 }
 

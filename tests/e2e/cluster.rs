@@ -248,6 +248,8 @@ impl Cluster {
                 format!("--metrics-bind-address=127.0.0.1:{metrics}"),
                 format!("--health-probe-bind-address=127.0.0.1:{health}"),
                 format!("--metrics-service-bind-address=127.0.0.1:{service}"),
+                "--kube-api-qps=500".into(),
+                "--kube-api-burst=1000".into(),
                 "--zap-log-level=info".into(),
                 "--zap-encoder=console".into(),
                 "--zap-time-encoding=rfc3339nano".into(),

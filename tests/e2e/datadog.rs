@@ -189,7 +189,9 @@ impl Front {
         #[expect(clippy::disallowed_methods, reason = "as in the other logs")]
         let when = jiff::Timestamp::now();
         let query = uri.query().unwrap_or_default();
-        let _ = writeln!(&self.log, "{when} {by:?} {key} {status} {query}");
+        let line = format!("{when} {by:?} {key} {status} {query}\n");
+        // In one piece, since others write too.
+        let _ = (&self.log).write_all(line.as_bytes());
         self.seen().calls.push(Call { at, key, by, status });
         response
     }

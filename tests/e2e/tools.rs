@@ -19,7 +19,7 @@ pub(crate) struct Tools {
 
 /// There is no Go to build with, and an earlier run has not built it.
 #[derive(Debug, thiserror::Error)]
-#[error("`go` is missing, and {wanted} is not in the cache")]
+#[error("Go is missing, and {wanted} has not been built before")]
 pub(crate) struct NoGo {
     wanted: String,
 }

@@ -51,7 +51,7 @@ async fn measure(stage: &Stage, kind: &str, by: Caller) -> anyhow::Result<f64> {
         });
         stage.deployment(&name(index), 1).await?;
         let defaults = json!({
-            "pollingInterval": POLLING.as_secs(), "cooldownPeriod": 300, "advanced": null,
+            "pollingInterval": POLLING.as_secs(), "cooldownPeriod": 300, "advanced": {},
         });
         stage.scaled_object(&name(index), &[trigger], &defaults).await?;
     }
