@@ -207,15 +207,15 @@ fn chosen(arguments: &Arguments) -> anyhow::Result<Vec<Scenario>> {
 fn release_build() -> anyhow::Result<PathBuf> {
     let cargo = env::var_os("CARGO").context("this is to be run by cargo")?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut build = Command::new(cargo);
+    let mut cargo = Command::new(cargo);
     // What cargo says to a test would make it build everything anew.
     for (name, _) in env::vars_os() {
         let of_this_test = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_"];
         if name.to_str().is_some_and(|name| of_this_test.iter().any(|it| name.starts_with(it))) {
-            build.env_remove(name);
+            cargo.env_remove(name);
         }
     }
-    let built = build
+    let built = cargo
         .args(["build", "--release", "--locked", "--message-format=json"])
         .current_dir(root)
         .stderr(std::process::Stdio::inherit())

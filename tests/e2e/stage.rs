@@ -157,6 +157,16 @@ impl Stage {
         Ok(with_labels.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
+    /// How often GetMetrics was answered.
+    pub(crate) async fn answers(&self) -> anyhow::Result<f64> {
+        self.metric("rpcs_total", &["\"GetMetrics\"", "\"OK\""]).await
+    }
+
+    /// How often it failed.
+    pub(crate) async fn failures(&self) -> anyhow::Result<f64> {
+        Ok(self.metric("rpcs_total", &["\"GetMetrics\""]).await? - self.answers().await?)
+    }
+
     /// A trigger of ours with the metadata that all have, and these.
     pub(crate) fn trigger(&self, more: &Value) -> Value {
         let metadata = json!({

@@ -44,13 +44,7 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
     both(&stage, 3).await?;
 
     // As the README tells: new ones first, a minute, then the old ones are revoked.
-    let failed = async || {
-        let all = stage.metric("rpcs_total", &["\"GetMetrics\""]).await?;
-        Ok::<_, anyhow::Error>(
-            all - stage.metric("rpcs_total", &["\"GetMetrics\"", "\"OK\""]).await?,
-        )
-    };
-    let failures = failed().await?;
+    let failures = stage.failures().await?;
     stage.datadog.allow(&["first", "second"]);
     put("second").await?;
     let used =
@@ -59,7 +53,7 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
     stage.datadog.allow(&["second"]);
     stage.datadog.set(24.0).await?;
     both(&stage, 5).await?;
-    ensure!(failed().await? <= failures, "a request of KEDA failed");
+    ensure!(stage.failures().await? <= failures, "a request of KEDA failed");
 
     // Two objects, equal keys, one query: one call each second, as ever.
     sleep(seconds(25)).await;
@@ -72,7 +66,7 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
     stage.datadog.set(7.0).await?;
     both(&stage, 2).await?;
     let refused = stage.datadog.calls().iter().filter(|call| call.status == 403).count();
-    ensure!(failed().await? <= failures, "a request of KEDA failed");
+    ensure!(stage.failures().await? <= failures, "a request of KEDA failed");
     ensure!(refused <= 3, "{refused} requests were refused");
 
     put("wrong").await?;

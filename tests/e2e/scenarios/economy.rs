@@ -60,6 +60,13 @@ async fn measure(stage: &Stage, kind: &str, by: Caller) -> anyhow::Result<f64> {
     stage.has_condition(&name(OBJECTS - 1), "Ready", "True").await?;
     sleep(SETTLING + PERIOD).await;
     let rate = stage.datadog.rate(by, PERIOD);
+    // Few calls are no merit of who has no answers.
+    for (index, metric) in [(0, "avg"), (OBJECTS - 1, "sum")] {
+        let metric = format!("s0-datadog-{metric}-sandbox-flat");
+        let value = stage.value(&name(index), &metric).await?;
+        ensure!(value == "12", "{} is {value}", name(index));
+    }
+    ensure!(stage.failures().await? == 0.0, "the scaler has failed some requests");
     for index in 0..OBJECTS {
         stage.delete("ScaledObject", &name(index)).await?;
         stage.delete("Deployment", &name(index)).await?;

@@ -48,18 +48,13 @@ pub(super) async fn api_server(scene: Scene) -> Outcome {
     stage.deployment("app", 0).await?;
     stage.scaled_object("app", &[stage.trigger(&json!({}))], &json!({})).await?;
     stage.has_replicas("app", 3).await?;
-    let answered = async || stage.metric("rpcs_total", &["\"GetMetrics\"", "\"OK\""]).await;
-    let failed = async || {
-        let all = stage.metric("rpcs_total", &["\"GetMetrics\""]).await?;
-        Ok::<_, anyhow::Error>(all - answered().await?)
-    };
-    let (before_answered, before_failed) = (answered().await?, failed().await?);
+    let (before_answered, before_failed) = (stage.answers().await?, stage.failures().await?);
 
     let since = Instant::now();
     stage.cluster.take_api_away().await?;
     stage.datadog.set(24.0).await?;
     sleep(seconds(60)).await;
-    let answers = answered().await? - before_answered;
+    let answers = stage.answers().await? - before_answered;
     stage.cluster.bring_api_back().await?;
     let away = since.elapsed().as_secs();
     ensure!(answers > 0.0, "KEDA had no answer in {away} s without an API server");
@@ -72,7 +67,7 @@ pub(super) async fn api_server(scene: Scene) -> Outcome {
     let replicas = async || stage.replicas("new").await;
     let found = until("10 replicas of new", seconds(120), replicas, |seen| *seen == 10).await?;
     let found = found.as_secs();
-    let failures = failed().await? - before_failed;
+    let failures = stage.failures().await? - before_failed;
     ensure!(failures == 0.0, "{failures} of KEDA's requests failed");
     Ok(format!("away for {away} s, {answers} answers; then {recovered}; a new one {found} s later"))
 }
