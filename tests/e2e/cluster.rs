@@ -28,6 +28,8 @@ const START: Duration = Duration::from_mins(1);
 pub(crate) const QUICK_SYNC: Duration = seconds(3);
 /// What Kubernetes does by default.
 pub(crate) const USUAL_SYNC: Duration = seconds(15);
+/// A bound for what needs a round of KEDA and one of the HPA.
+pub(crate) const ROUNDS: Duration = seconds(45);
 /// The file with which one is an administrator.
 const ADMIN: &str = "admin.kubeconfig";
 
@@ -427,9 +429,4 @@ pub(crate) fn condition(object: &Value, kind: &str) -> (String, String, String) 
     let found = of_kind.next().cloned().unwrap_or_default();
     let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
     (text("status"), text("reason"), text("message"))
-}
-
-/// A bound for what needs a round of KEDA and one of the HPA.
-pub(crate) fn rounds() -> Duration {
-    seconds(45)
 }

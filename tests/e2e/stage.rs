@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     api::{documents, path},
-    cluster::{Cluster, condition, rounds},
+    cluster::{Cluster, ROUNDS, condition},
     datadog::Datadog,
     processes::{Process, Program, free_ports},
     wait::{seconds, until},
@@ -272,7 +272,7 @@ impl Stage {
     pub(crate) async fn has_replicas(&self, name: &str, expected: u64) -> anyhow::Result<String> {
         let look = async || self.replicas(name).await;
         let what = format!("{expected} replicas of {name}");
-        let took = until(&what, rounds(), look, |seen| *seen == expected).await?;
+        let took = until(&what, ROUNDS, look, |seen| *seen == expected).await?;
         Ok(format!("{expected} after {:.1} s", took.as_secs_f64()))
     }
 
@@ -326,7 +326,7 @@ impl Stage {
     ) -> anyhow::Result<()> {
         let look = async || self.condition(object, kind).await;
         let what = format!("{kind} is {status}");
-        until(&what, rounds(), look, |seen| seen.0 == status).await.map(drop)
+        until(&what, ROUNDS, look, |seen| seen.0 == status).await.map(drop)
     }
 
     /// An event about this object says so.
@@ -339,7 +339,7 @@ impl Stage {
         };
         let what = format!("an event of {object} with \"{words}\"");
         let told = |seen: &Vec<String>| seen.iter().any(|message| message.contains(words));
-        until(&what, rounds(), look, told).await.map(drop)
+        until(&what, ROUNDS, look, told).await.map(drop)
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::{Outcome, QUICK, Scene};
 use crate::{
-    cluster::rounds,
+    cluster::ROUNDS,
     stage::DIAL_METRIC,
     wait::{always, seconds, until},
 };
@@ -75,9 +75,9 @@ pub(super) async fn paused(scene: Scene) -> Outcome {
     stage.patch("ScaledObject", "app", &annotate(Some("true"))).await?;
     stage.has_condition("app", "Paused", "True").await?;
     let hpa = async || stage.hpa("app").await;
-    until("gone: the HPA", rounds(), hpa, serde_json::Value::is_null).await?;
+    until("gone: the HPA", ROUNDS, hpa, serde_json::Value::is_null).await?;
     let open = async || stage.metric("open_streams", &[]).await;
-    until("closed: the streams", rounds(), open, |open| *open == 0.0).await?;
+    until("closed: the streams", ROUNDS, open, |open| *open == 0.0).await?;
     let asked = async || stage.metric("rpcs_total", &["\"GetMetrics\""]).await;
     let before = asked().await?;
     stage.datadog.set(24.0).await?;

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::{Outcome, QUICK, Scene};
 use crate::{
     api::path,
-    cluster::rounds,
+    cluster::ROUNDS,
     stage::DIAL_METRIC,
     wait::{always, seconds, until},
 };
@@ -62,7 +62,7 @@ pub(super) async fn scaled_job(scene: Scene) -> Outcome {
     };
     always("0 Jobs", seconds(4), jobs, |count| *count == 0).await?;
     stage.datadog.set(12.0).await?;
-    let took = until("3 Jobs", rounds(), jobs, |count| *count == 3).await?;
+    let took = until("3 Jobs", ROUNDS, jobs, |count| *count == 3).await?;
     always("3 Jobs", seconds(4), jobs, |count| *count == 3).await?;
 
     // The backlog is done, and Datadog is away before it can say so.
@@ -75,11 +75,11 @@ pub(super) async fn scaled_job(scene: Scene) -> Outcome {
         let path = path("Pod", Some(&stage.namespace), name)? + "/status";
         stage.cluster.api.merge(&path, &json!({"status": {"phase": "Succeeded"}})).await?;
     }
-    until("0 Jobs", rounds(), jobs, |count| *count == 0).await?;
+    until("0 Jobs", ROUNDS, jobs, |count| *count == 0).await?;
     always("0 Jobs", seconds(10), jobs, |count| *count == 0).await?;
     stage.datadog.set(8.0).await?;
     stage.datadog.mend().await?;
-    let again = until("2 Jobs", rounds(), jobs, |count| *count == 2).await?;
+    let again = until("2 Jobs", ROUNDS, jobs, |count| *count == 2).await?;
     let (took, again) = (took.as_secs_f64(), again.as_secs_f64());
     Ok(format!("3 after {took:.1} s, none in an outage, 2 after {again:.1} s"))
 }

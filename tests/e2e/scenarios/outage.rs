@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{Outcome, QUICK, Scene};
 use crate::{
-    cluster::rounds,
+    cluster::ROUNDS,
     stage::{DIAL_METRIC, Stage},
     wait::{always, seconds, until},
 };
@@ -119,7 +119,7 @@ pub(super) async fn one_bad(scene: Scene) -> Outcome {
     let up = stage.has_replicas("app", 5).await?;
     stage.datadog.set(7.0).await?;
     let value = async || stage.value("app", DIAL_METRIC).await;
-    until("7", rounds(), value, |value| value == "7").await?;
+    until("7", ROUNDS, value, |value| value == "7").await?;
     stays(&stage, 5).await?;
     Ok(format!("up: {up}; no way down"))
 }

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::{Outcome, QUICK, Scene};
 use crate::{
-    cluster::rounds,
+    cluster::ROUNDS,
     stage::DIAL_METRIC,
     wait::{always, seconds, until},
 };
@@ -31,11 +31,11 @@ pub(super) async fn push(scene: Scene) -> Outcome {
     };
     let specs = if scene.cluster.keda.streams_metric_specs() { 1.0 } else { 0.0 };
     let expected = (1.0, specs);
-    until("streams are open", rounds(), open, |seen| *seen == expected).await?;
+    until("streams are open", ROUNDS, open, |seen| *seen == expected).await?;
     // KEDA drops what is pushed before it has built the HPA.
     stage.has_condition("app", "Ready", "True").await?;
     let hpa = async || stage.hpa("app").await;
-    until("there: the HPA", rounds(), hpa, |hpa| !hpa.is_null()).await?;
+    until("there: the HPA", ROUNDS, hpa, |hpa| !hpa.is_null()).await?;
     sleep(seconds(3)).await;
 
     stage.datadog.set(12.0).await?;
@@ -52,7 +52,7 @@ pub(super) async fn push(scene: Scene) -> Outcome {
     trigger["metadata"]["queryValue"] = "3".into();
     stage.scaled_object("app", &[trigger], &rare).await?;
     let target = async || Ok(stage.hpa_metric("app", DIAL_METRIC).await?.1);
-    let changed = until("the target is 3", rounds(), target, |target| target == "3").await?;
+    let changed = until("the target is 3", ROUNDS, target, |target| target == "3").await?;
     stage.has_replicas("app", 4).await?;
 
     // The HPA's own way down; to 0 it would be the poll's.

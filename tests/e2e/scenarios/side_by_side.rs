@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{Outcome, QUICK, Scene};
 use crate::{
-    cluster::rounds,
+    cluster::ROUNDS,
     stage::{API_KEY, DIAL, DIAL_METRIC},
     wait::until,
 };
@@ -51,7 +51,7 @@ pub(super) async fn metrics(scene: Scene) -> Outcome {
             Ok((replicas, metrics))
         };
         let what = format!("equal at {value}, with {expected} replicas");
-        until(&what, rounds(), both, |(replicas, metrics)| {
+        until(&what, ROUNDS, both, |(replicas, metrics)| {
             let [(value, target), moved] = metrics;
             // At 0 replicas the HPA looks at nothing.
             let equal = expected == 0 || (!value.is_empty() && *value == moved.0);
