@@ -210,7 +210,8 @@ fn release_build() -> anyhow::Result<PathBuf> {
     let mut cargo = Command::new(cargo);
     // What cargo says to a test would make it build everything anew.
     for (name, _) in env::vars_os() {
-        let of_this_test = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_"];
+        let of_this_test =
+            ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_", "OUT_DIR"];
         if name.to_str().is_some_and(|name| of_this_test.iter().any(|it| name.starts_with(it))) {
             cargo.env_remove(name);
         }
