@@ -1,6 +1,9 @@
 //! The metrics of the simulated Datadog.
 
-use std::f64::consts::TAU;
+use std::{
+    f64::consts::TAU,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// Seconds between two samples of every metric, as the Datadog Agent sends them by default.
 pub(super) const INTERVAL: i64 = 10;
@@ -37,9 +40,19 @@ enum Wave {
         value: f64,
         by: i64,
     },
+    /// What [`set_dial`] said last, as if it had always been so.
+    Dial,
 }
 
-pub(super) const METRICS: [Metric; 9] = [
+/// The bits of a double. One for the process, for that has one simulated Datadog.
+static DIAL: AtomicU64 = AtomicU64::new(0);
+
+/// Says what `sandbox.dial` is.
+pub(super) fn set_dial(value: f64) {
+    DIAL.store(value.to_bits(), Ordering::Relaxed);
+}
+
+pub(super) const METRICS: [Metric; 10] = [
     Metric {
         name: "sandbox.sine",
         about: "0 to 20 and back, in 5 minutes",
@@ -79,6 +92,12 @@ pub(super) const METRICS: [Metric; 9] = [
         wave: Wave::Sine { low: 0.0, high: 60.0, period: 240.0 },
         queues: &["orders", "mails", "images"],
     },
+    Metric {
+        name: "sandbox.dial",
+        about: "0, until PUT /dial?value=NUMBER says otherwise",
+        wave: Wave::Dial,
+        queues: &[],
+    },
 ];
 
 /// What Datadog has of one sample.
@@ -114,6 +133,7 @@ impl Metric {
             }
             Wave::Gaps(_) if (at / INTERVAL) % 3 == 0 => Sample::Missing,
             Wave::Late { by, .. } if at > now - by => Sample::Null,
+            Wave::Dial => Sample::Value(f64::from_bits(DIAL.load(Ordering::Relaxed))),
             Wave::Flat(value) | Wave::Gaps(value) | Wave::Late { value, .. } => {
                 Sample::Value(value)
             }

@@ -1,4 +1,5 @@
-//! The faults over HTTP: switched on, mended and listed while the sandbox runs.
+//! The sandbox over HTTP, while it runs: faults are switched on, mended and listed, and the dial is
+//! turned.
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
+    catalogue::set_dial,
     fault::{Breakage, Fault, NoBreakage},
     state::Simulation,
 };
@@ -27,8 +29,9 @@ pub(super) fn routes() -> Router<Arc<Simulation>> {
     Router::new()
         .route("/faults", get(list).delete(mend))
         .route("/faults/{name}", put(switch_on))
+        .route("/dial", put(turn))
         .method_not_allowed_fallback(async || {
-            let known = "PUT /faults/NAME, DELETE /faults and GET /faults are known";
+            let known = "PUT /faults/NAME, DELETE /faults and GET /faults are known, and PUT /dial";
             (StatusCode::METHOD_NOT_ALLOWED, format!("{known}\n"))
         })
 }
@@ -77,6 +80,20 @@ async fn mend(
         None => faults.mend_all(),
     }
     (StatusCode::OK, format!("{faults}\n"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Dial {
+    value: f64,
+}
+
+async fn turn(_: NoWebsite, Query(Dial { value }): Query<Dial>) -> Answer {
+    if !value.is_finite() {
+        return (StatusCode::BAD_REQUEST, "`value` must be a number\n".to_owned());
+    }
+    set_dial(value);
+    (StatusCode::OK, format!("sandbox.dial is {value}\n"))
 }
 
 async fn list(State(simulation): State<Arc<Simulation>>) -> Json<Value> {

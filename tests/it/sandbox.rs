@@ -129,6 +129,23 @@ async fn what_is_broken_from_the_start_is_listed() {
 }
 
 #[tokio::test]
+async fn the_dial_is_what_was_last_put() {
+    let sandbox = Sandbox::start(&[]).await;
+    for value in [7.25, -1.0] {
+        let (status, line) =
+            sandbox.switch(Method::PUT, &format!("/dial?value={value}"), None).await;
+        assert_eq!((status, line), (200, format!("sandbox.dial is {value}\n")));
+        let reply = sandbox.ask("avg:sandbox.dial{*}").await.text().await.unwrap();
+        let reply: Value = serde_json::from_str(&reply).unwrap();
+        let points = reply["series"][0]["pointlist"].as_array().unwrap();
+        assert!(points.iter().all(|point| point[1] == value), "{points:?}");
+    }
+    for path in ["/dial?value=NaN", "/dial?value=much", "/dial"] {
+        assert_eq!(sandbox.switch(Method::PUT, path, None).await.0, 400, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_switched_is_said() {
     let sandbox = Sandbox::start(&[]).await;
     for (method, path, status, line) in [

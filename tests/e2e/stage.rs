@@ -1,0 +1,385 @@
+//! What a scenario has to itself: a namespace, a Datadog, and our scaler in front of it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use crate::{
+    api::{documents, path},
+    cluster::{Cluster, ROUNDS, condition},
+    datadog::Datadog,
+    processes::{Process, Program, free_ports},
+    wait::{seconds, until},
+};
+
+/// What the scaler's own account has for keys.
+pub(crate) const API_KEY: &str = "own-api-key";
+const APP_KEY: &str = "own-app-key";
+/// What a trigger asks for, unless it says otherwise.
+pub(crate) const DIAL: &str = "avg:sandbox.dial{*}";
+/// The HPA's name for the first trigger with it.
+pub(crate) const DIAL_METRIC: &str = "s0-datadog-avg-sandbox-dial";
+
+pub(crate) struct Stage {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) namespace: String,
+    pub(crate) datadog: Datadog,
+    pub(crate) logs: PathBuf,
+    /// Or of this one only.
+    pub(crate) is_of_all_namespaces: bool,
+    binary: PathBuf,
+    ports: Ports,
+    /// Beside those that all scenarios have.
+    flags: Vec<String>,
+    scaler: Mutex<Option<Process>>,
+    client: reqwest::Client,
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
+    grpc: u16,
+    admin: u16,
+    status: u16,
+}
+
+impl Stage {
+    /// Everything but the scaler.
+    pub(crate) async fn set(
+        cluster: &Arc<Cluster>,
+        binary: &Path,
+        name: &str,
+        site: &str,
+    ) -> anyhow::Result<Self> {
+        let logs = cluster.directory.join(name);
+        fs::create_dir_all(&logs)?;
+        cluster.namespace(name).await?;
+        let (authority, proxy) = (&cluster.authority, &cluster.proxy);
+        let datadog = Datadog::start(site, binary, authority, proxy, &logs).await?;
+        datadog.allow(&[API_KEY]);
+        let [grpc, admin, status] = free_ports()?;
+        let kubeconfig = logs.join("scaler.kubeconfig");
+        cluster.kubeconfig(&kubeconfig, "keda", "keda-datadog-scaler").await?;
+        Ok(Self {
+            cluster: cluster.clone(),
+            namespace: name.to_owned(),
+            datadog,
+            logs,
+            is_of_all_namespaces: false,
+            binary: binary.to_owned(),
+            ports: Ports { grpc, admin, status },
+            flags: Vec::new(),
+            scaler: Mutex::default(),
+            client: reqwest::Client::builder().no_proxy().build()?,
+        })
+    }
+
+    pub(crate) async fn start_scaler(&mut self, flags: &[&str]) -> anyhow::Result<()> {
+        self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        self.restart_scaler().await
+    }
+
+    /// Starts one where none is running.
+    pub(crate) async fn restart_scaler(&self) -> anyhow::Result<()> {
+        let Ports { grpc, admin, status } = self.ports;
+        let mut arguments = vec![
+            "serve".to_owned(),
+            "--kubernetes=on".into(),
+            format!("--own-account-namespaces={}", self.namespace),
+            format!("--listen=127.0.0.1:{grpc}"),
+            format!("--admin-listen=127.0.0.1:{admin}"),
+            format!("--status-listen=127.0.0.1:{status}"),
+            format!("--ca-file={}", self.cluster.ca_file.display()),
+            "--log-format=text".into(),
+            "--drain-delay=1s".into(),
+        ];
+        if !self.is_of_all_namespaces {
+            arguments.push(format!("--namespaces={}", self.namespace));
+        }
+        arguments.extend(self.flags.iter().cloned());
+        let program = Program {
+            name: "scaler",
+            path: &self.binary,
+            arguments,
+            environment: vec![
+                ("KUBECONFIG", self.logs.join("scaler.kubeconfig").display().to_string()),
+                ("DD_API_KEY", API_KEY.into()),
+                ("DD_APP_KEY", APP_KEY.into()),
+                ("DD_SITE", self.datadog.site.clone()),
+                ("HTTPS_PROXY", self.cluster.proxy.url()),
+                ("NO_PROXY", "127.0.0.1".into()),
+            ],
+        };
+        let mut scaler = self.scaler.lock().await;
+        ensure!(scaler.is_none(), "a scaler is running");
+        *scaler = Some(program.start(&self.logs)?);
+        drop(scaler);
+        let ready = async || {
+            if let Some(scaler) = &mut *self.scaler.lock().await {
+                scaler.check()?;
+            }
+            let ready = self.client.get(format!("http://127.0.0.1:{admin}/readyz")).send().await;
+            Ok(ready.is_ok_and(|ready| ready.status().is_success()))
+        };
+        until("ready: the scaler", seconds(20), ready, |ready| *ready).await.map(drop)
+    }
+
+    /// As Kubernetes ends it; an error unless it ends well.
+    pub(crate) async fn end_scaler(&self) -> anyhow::Result<()> {
+        let scaler = self.scaler.lock().await.take().context("no scaler is running")?;
+        let code = scaler.end().await?;
+        ensure!(code == Some(0), "the scaler ended with {code:?}");
+        Ok(())
+    }
+
+    pub(crate) async fn kill_scaler(&self) -> anyhow::Result<()> {
+        self.scaler.lock().await.take().context("no scaler is running")?.kill().await
+    }
+
+    pub(crate) fn scaler_address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.grpc)
+    }
+
+    /// The sum of a family of the scaler's metrics over the members that have these labels.
+    pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> anyhow::Result<f64> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.ports.admin);
+        let page = self.client.get(url).send().await?.text().await?;
+        let of_family = page.lines().filter_map(|line| {
+            let rest = line.strip_prefix("keda_datadog_scaler_")?.strip_prefix(name)?;
+            rest.starts_with(['{', ' ']).then_some(rest)
+        });
+        let with_labels = of_family.filter(|line| labels.iter().all(|&label| line.contains(label)));
+        Ok(with_labels.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    /// How often GetMetrics was answered.
+    pub(crate) async fn answers(&self) -> anyhow::Result<f64> {
+        self.metric("rpcs_total", &["\"GetMetrics\"", "\"OK\""]).await
+    }
+
+    /// How often it failed.
+    pub(crate) async fn failures(&self) -> anyhow::Result<f64> {
+        Ok(self.metric("rpcs_total", &["\"GetMetrics\""]).await? - self.answers().await?)
+    }
+
+    /// A trigger of ours with the metadata that all have, and these.
+    pub(crate) fn trigger(&self, more: &Value) -> Value {
+        let metadata = json!({
+            "scalerAddress": self.scaler_address(), "query": DIAL, "queryValue": "5",
+        });
+        json!({"type": "external", "metadata": merged(metadata, more)})
+    }
+
+    pub(crate) async fn deployment(&self, name: &str, replicas: u32) -> anyhow::Result<()> {
+        let labels = json!({"app": name});
+        let containers = json!([{"name": "app", "image": "none"}]);
+        self.cluster
+            .api
+            .apply(&json!({
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": {"name": name, "namespace": self.namespace},
+                "spec": {
+                    "replicas": replicas,
+                    "selector": {"matchLabels": labels},
+                    "template": {"metadata": {"labels": labels}, "spec": {"containers": containers}},
+                },
+            }))
+            .await
+    }
+
+    /// Of a Deployment of the same name: 0 to 10 replicas, asked for each second, and quick to
+    /// come down; `more` goes over that.
+    pub(crate) async fn scaled_object(
+        &self,
+        name: &str,
+        triggers: &[Value],
+        more: &Value,
+    ) -> anyhow::Result<()> {
+        let quick = json!({"stabilizationWindowSeconds": 0,
+            "policies": [{"type": "Pods", "value": 100, "periodSeconds": 1}]});
+        let spec = json!({
+            "scaleTargetRef": {"name": name},
+            "pollingInterval": 1,
+            "cooldownPeriod": 2,
+            "minReplicaCount": 0,
+            "maxReplicaCount": 10,
+            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": {
+                "scaleDown": quick, "scaleUp": quick,
+            }}},
+            "triggers": triggers,
+        });
+        self.cluster
+            .api
+            .apply(&json!({
+                "apiVersion": "keda.sh/v1alpha1",
+                "kind": "ScaledObject",
+                "metadata": {"name": name, "namespace": self.namespace},
+                "spec": merged(spec, more),
+            }))
+            .await
+    }
+
+    pub(crate) async fn secret(&self, name: &str, data: &Value) -> anyhow::Result<()> {
+        secret(&self.cluster, &self.namespace, name, data).await
+    }
+
+    /// What `deploy/examples/triggerauthentication.yaml` grants, for this Secret.
+    pub(crate) async fn may_read_secret(&self, secret: &str) -> anyhow::Result<()> {
+        let example = repository("deploy/examples/triggerauthentication.yaml");
+        for mut object in documents(&example)? {
+            match object["kind"].as_str() {
+                Some("Role") => object["rules"][0]["resourceNames"] = json!([secret]),
+                Some("RoleBinding") => {}
+                _ => continue,
+            }
+            object["metadata"]["namespace"] = self.namespace.as_str().into();
+            self.cluster.api.apply(&object).await?;
+        }
+        Ok(())
+    }
+
+    /// A TriggerAuthentication that takes the keys from the Secret `datadog-keys`.
+    pub(crate) async fn authentication(&self, name: &str) -> anyhow::Result<()> {
+        let object = authentication("TriggerAuthentication", Some(&self.namespace), name);
+        self.cluster.api.apply(&object).await
+    }
+
+    pub(crate) async fn delete(&self, kind: &str, name: &str) -> anyhow::Result<()> {
+        self.cluster.api.delete(&path(kind, Some(&self.namespace), name)?).await
+    }
+
+    /// Of this kind in the scenario's namespace; null if there is none.
+    pub(crate) async fn get(&self, kind: &str, name: &str) -> anyhow::Result<Value> {
+        self.cluster.api.get(&path(kind, Some(&self.namespace), name)?).await
+    }
+
+    pub(crate) async fn patch(&self, kind: &str, name: &str, patch: &Value) -> anyhow::Result<()> {
+        self.cluster.api.merge(&path(kind, Some(&self.namespace), name)?, patch).await
+    }
+
+    /// As the Deployment wants them.
+    pub(crate) async fn replicas(&self, name: &str) -> anyhow::Result<u64> {
+        let deployment = self.get("Deployment", name).await?;
+        deployment["spec"]["replicas"].as_u64().context("there are no replicas")
+    }
+
+    pub(crate) async fn has_replicas(&self, name: &str, expected: u64) -> anyhow::Result<String> {
+        let look = async || self.replicas(name).await;
+        let what = format!("{expected} replicas of {name}");
+        let took = until(&what, ROUNDS, look, |seen| *seen == expected).await?;
+        Ok(format!("{expected} after {:.1} s", took.as_secs_f64()))
+    }
+
+    /// What the HPA saw last and what it wants of this metric, as quantities.
+    pub(crate) async fn hpa_metric(
+        &self,
+        object: &str,
+        metric: &str,
+    ) -> anyhow::Result<(String, String)> {
+        let hpa = self.hpa(object).await?;
+        let of = |list: &Value, field: &str| {
+            let list = list.as_array().into_iter().flatten();
+            let mut of_name = list.filter(|it| it["external"]["metric"]["name"] == metric);
+            let found = of_name.next().cloned().unwrap_or_default();
+            let external = &found["external"][field];
+            let value = external.get("averageValue").or(external.get("value"));
+            value.and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        Ok((of(&hpa["status"]["currentMetrics"], "current"), of(&hpa["spec"]["metrics"], "target")))
+    }
+
+    pub(crate) async fn hpa(&self, object: &str) -> anyhow::Result<Value> {
+        self.get("HorizontalPodAutoscaler", &format!("keda-hpa-{object}")).await
+    }
+
+    /// The value of a metric as the HPA would get it now, as a quantity.
+    pub(crate) async fn value(&self, object: &str, metric: &str) -> anyhow::Result<String> {
+        let namespace = &self.namespace;
+        let path = format!(
+            "/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/{metric}\
+             ?labelSelector=scaledobject.keda.sh%2Fname%3D{object}"
+        );
+        let list = self.cluster.api.get(&path).await?;
+        Ok(list["items"][0]["value"].as_str().context("there is no value")?.to_owned())
+    }
+
+    /// Status, reason and message.
+    pub(crate) async fn condition(
+        &self,
+        object: &str,
+        kind: &str,
+    ) -> anyhow::Result<(String, String, String)> {
+        Ok(condition(&self.get("ScaledObject", object).await?, kind))
+    }
+
+    pub(crate) async fn has_condition(
+        &self,
+        object: &str,
+        kind: &str,
+        status: &str,
+    ) -> anyhow::Result<()> {
+        let look = async || self.condition(object, kind).await;
+        let what = format!("{kind} is {status}");
+        until(&what, ROUNDS, look, |seen| seen.0 == status).await.map(drop)
+    }
+
+    /// An event about this object says so.
+    pub(crate) async fn has_event(&self, object: &str, words: &str) -> anyhow::Result<()> {
+        let look = async || {
+            let events = self.get("Event", "").await?;
+            let items = events["items"].as_array().into_iter().flatten();
+            let about = items.filter(|event| event["involvedObject"]["name"] == object);
+            Ok(about.map(|event| event["message"].to_string()).collect::<Vec<_>>())
+        };
+        let what = format!("an event of {object} with \"{words}\"");
+        let told = |seen: &Vec<String>| seen.iter().any(|message| message.contains(words));
+        until(&what, ROUNDS, look, told).await.map(drop)
+    }
+}
+
+pub(crate) async fn secret(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    data: &Value,
+) -> anyhow::Result<()> {
+    let metadata = json!({"name": name, "namespace": namespace});
+    cluster
+        .api
+        .apply(&json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data,
+        }))
+        .await
+}
+
+/// One that takes the keys from the Secret `datadog-keys`.
+pub(crate) fn authentication(kind: &str, namespace: Option<&str>, name: &str) -> Value {
+    let parameters = ["apiKey", "appKey", "datadogSite"]
+        .map(|key| json!({"parameter": key, "name": "datadog-keys", "key": key}));
+    json!({
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"secretTargetRef": parameters},
+    })
+}
+
+/// A file of it.
+pub(crate) fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The fields of `more` in place of those of `base`.
+fn merged(mut base: Value, more: &Value) -> Value {
+    let (Some(fields), Some(more)) = (base.as_object_mut(), more.as_object()) else { return base };
+    for (key, value) in more {
+        fields.insert(key.clone(), value.clone());
+    }
+    base
+}

@@ -1,0 +1,151 @@
+//! What is built from Go modules, as `tools/*/go.mod` pin them, and kept between runs.
+
+use std::{
+    env, fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, bail, ensure};
+
+/// The name of the directory in the cache.
+const CACHE: &str = "keda-datadog-scaler-e2e";
+
+/// A directory with executables, named as their packages are.
+pub(crate) struct Tools {
+    directory: PathBuf,
+}
+
+/// There is no Go to build with, and an earlier run has not built it.
+#[derive(Debug, thiserror::Error)]
+#[error("Go is missing, and {wanted} has not been built before")]
+pub(crate) struct NoGo {
+    wanted: String,
+}
+
+/// What KEDA's version is called here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keda {
+    V2_21,
+    V2_20,
+}
+
+impl Keda {
+    /// Newest first.
+    pub(crate) const ALL: [Self; 2] = [Self::V2_21, Self::V2_20];
+
+    pub(crate) fn version(self) -> &'static str {
+        match self {
+            Self::V2_21 => "2.21.0",
+            Self::V2_20 => "2.20.2",
+        }
+    }
+
+    /// Whether it asks for StreamMetricSpec.
+    pub(crate) fn streams_metric_specs(self) -> bool {
+        self == Self::V2_21
+    }
+
+    fn module(self) -> &'static str {
+        match self {
+            Self::V2_21 => "keda-2.21",
+            Self::V2_20 => "keda-2.20",
+        }
+    }
+}
+
+impl Tools {
+    /// etcd, kube-apiserver and kube-controller-manager.
+    pub(crate) fn kubernetes() -> anyhow::Result<Self> {
+        // Clients look at the version, which Kubernetes' own build writes in like this.
+        let version = [("gitVersion", "v1.35.4"), ("gitMajor", "1"), ("gitMinor", "35")]
+            .map(|(name, value)| format!("-X k8s.io/component-base/version.{name}={value}"));
+        Self::find_or_build("kubernetes", &version.join(" "), |_, _| Ok(()))
+    }
+
+    /// KEDA's operator and adapter, and its CRDs in the directory `crd`.
+    pub(crate) fn keda(keda: Keda) -> anyhow::Result<Self> {
+        Self::find_or_build(keda.module(), "", |module, to| {
+            let list = ["list", "-m", "-f", "{{.Dir}}", "github.com/kedacore/keda/v2"];
+            let listed = go(module).args(list).stderr(Stdio::inherit()).output()?;
+            ensure!(listed.status.success(), "`go list` has failed");
+            let keda = String::from_utf8(listed.stdout)?;
+            fs::create_dir(to.join("crd"))?;
+            for crd in fs::read_dir(Path::new(keda.trim()).join("config/crd/bases"))? {
+                let crd = crd?;
+                fs::write(to.join("crd").join(crd.file_name()), fs::read(crd.path())?)?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// `finish` adds to the directory, given that of the module.
+    fn find_or_build(
+        name: &str,
+        ldflags: &str,
+        finish: impl FnOnce(&Path, &Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/tools").join(name);
+        let cache = cache()?;
+        let directory = cache.join(format!("{name}-{:016x}", fingerprint(&module, ldflags)?));
+        if directory.is_dir() {
+            return Ok(Self { directory });
+        }
+        if Command::new("go").arg("version").stdout(Stdio::null()).status().is_err() {
+            return Err(NoGo { wanted: name.to_owned() }.into());
+        }
+        println!("building {name} into {}, which takes minutes", cache.display());
+        let unfinished = cache.join(format!("{name}-{}.unfinished", std::process::id()));
+        fs::create_dir_all(&unfinished)?;
+        let built = go(&module)
+            .args([
+                "build",
+                "-trimpath",
+                "-buildvcs=false",
+                "-ldflags",
+                &format!("-s -w {ldflags}"),
+                "-o",
+            ])
+            .arg(&unfinished)
+            .arg("tool")
+            .status();
+        if !built?.success() {
+            fs::remove_dir_all(&unfinished)?;
+            bail!("`go build` of {} has failed", module.display());
+        }
+        finish(&module, &unfinished)?;
+        // So that what is there is whole.
+        fs::rename(&unfinished, &directory)?;
+        Ok(Self { directory })
+    }
+}
+
+fn go(module: &Path) -> Command {
+    let mut go = Command::new("go");
+    go.current_dir(module);
+    go
+}
+
+fn cache() -> anyhow::Result<PathBuf> {
+    let given = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache"));
+    let cache = given.or_else(home).context("there is neither `XDG_CACHE_HOME` nor `HOME`")?;
+    let cache = cache.join(CACHE);
+    fs::create_dir_all(&cache)?;
+    Ok(cache)
+}
+
+/// Changes with what is built, and not with who builds it.
+fn fingerprint(module: &Path, ldflags: &str) -> anyhow::Result<u64> {
+    let mut hasher = DefaultHasher::new();
+    for file in ["go.mod", "go.sum"] {
+        fs::read(module.join(file))?.hash(&mut hasher);
+    }
+    (ldflags, env::consts::OS, env::consts::ARCH).hash(&mut hasher);
+    Ok(hasher.finish())
+}
