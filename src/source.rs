@@ -129,9 +129,14 @@ pub enum SourceError {
          allow it to `list` all resources (`*`) of the API group `external.metrics.k8s.io` there"
     )]
     NotAllowed { host: String, who: String, namespace: String },
-    /// This and the next: `host` is empty if a watch tells it.
-    #[error("the Cluster Agent{} fails ({what}); nothing is wrong with the DatadogMetric", at(.host))]
+    #[error("the Cluster Agent at {host} fails ({what}); nothing is wrong with the DatadogMetric")]
     AgentFails { host: String, what: String },
+    /// For a reason that nobody knows.
+    #[error(
+        "the Cluster Agent has no value of the DatadogMetric {metric} ({what}); its log may tell more"
+    )]
+    MetricFails { metric: String, what: String },
+    /// `host` is empty if a watch tells it.
     #[error(
         "the Cluster Agent{} gets nothing from Datadog ({what}); nothing is wrong with the \
          DatadogMetric",
@@ -268,6 +273,7 @@ impl SourceError {
             | Self::Crowded { .. } => true,
             Self::Malformed { .. }
             | Self::NotAllowed { .. }
+            | Self::MetricFails { .. }
             | Self::Upstream { .. }
             | Self::NotReady { .. }
             | Self::Unusable { .. }
@@ -299,6 +305,7 @@ impl SourceError {
             Self::TokenRefused { .. } => "token_refused",
             Self::NotAllowed { .. } => "not_allowed",
             Self::AgentFails { .. } => "agent_fails",
+            Self::MetricFails { .. } => "metric_fails",
             Self::Upstream { .. } => "upstream",
             Self::NotReady { .. } => "not_ready",
             Self::Unusable { .. } => "unusable",

@@ -281,16 +281,12 @@ impl Book {
             Turn::Waiting { due_at, .. } if *due_at > now => {
                 self.leave_queue(demand);
                 self.wait(demand, now, true);
+                return true;
             }
             Turn::Fetching { is_outdated } => *is_outdated = true,
-            // It may wait for its account.
-            Turn::Waiting { .. } => {}
-            Turn::Refused | Turn::Asleep(_) => return false,
+            Turn::Waiting { .. } | Turn::Refused | Turn::Asleep(_) => {}
         }
-        if let Some(ledger) = self.ledgers.get_mut(&demand.account) {
-            ledger.health.hasten(now);
-        }
-        true
+        false
     }
 
     /// See `Refresher::readmit`.

@@ -159,7 +159,7 @@ fn news_that_come_during_a_fetch_are_read_after_it() {
     let demand = demand("a");
     let _watched = book.ask(&demand, ASKER, now).0;
     let batch = book.take_due(now, usize::MAX).remove(0);
-    assert!(book.hasten(&demand, now));
+    book.hasten(&demand, now);
     settle(&mut book, &batch, Ok(answer()), now);
     let again = book.take_due(now, usize::MAX).remove(0);
     settle(&mut book, &again, Ok(answer()), now);
@@ -167,18 +167,21 @@ fn news_that_come_during_a_fetch_are_read_after_it() {
 }
 
 #[test]
-fn news_end_the_pause_of_an_account_that_fails() {
+fn what_a_watch_tells_is_read_however_much_of_it_fails() {
     let (mut book, now) = (book(), Instant::now());
-    let demands = ["a", "b", "c"].map(demand);
+    let account = Arc::new(Account::of_watch());
+    let demands = ["a", "b", "c"].map(|text| demand_of(&account, text));
     let _watched = demands.each_ref().map(|demand| book.ask(demand, ASKER, now).0);
     let at = |rounds: u32| now + REFRESH * rounds;
     for failing in 0..6 {
         round(&mut book, at(failing), |_| Err(outage()));
     }
-    let paused = at(5) + seconds(1);
-    assert!(!is_due(&mut book, paused));
-    assert!(book.hasten(&demands[1], paused));
-    assert!(is_due(&mut book, paused));
+    let later = at(5) + seconds(1);
+    assert!(!is_due(&mut book, later));
+    let _new = book.ask(&demand_of(&account, "sound"), ASKER, later).0;
+    assert!(is_due(&mut book, later + seconds(1)));
+    assert!(book.hasten(&demands[1], later));
+    assert!(is_due(&mut book, later));
 }
 
 #[test]

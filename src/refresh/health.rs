@@ -167,13 +167,6 @@ impl Health {
         self.outage.as_ref().map(|outage| outage.retry_at)
     }
 
-    /// Something was heard of it: it need not be left alone.
-    pub(super) fn hasten(&mut self, now: Instant) {
-        if let Some(outage) = &mut self.outage {
-            outage.retry_at = outage.retry_at.min(now);
-        }
-    }
-
     /// Until when nobody tries, and why.
     pub(super) fn postponed(&self, now: Instant) -> Option<(Instant, SourceError)> {
         let outage = self.outage.as_ref()?;

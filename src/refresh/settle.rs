@@ -58,7 +58,11 @@ impl Book {
                     budget.pause(limit.as_ref(), jitter, now);
                 }
             }
-            ledger.health.note_request(failure_of_all.as_ref(), started_at, refresh, jitter, now);
+            // Nobody is asked there who could be left alone.
+            if !batch.account.is_watched() {
+                let failure = failure_of_all.as_ref();
+                ledger.health.note_request(failure, started_at, refresh, jitter, now);
+            }
         }
         let outcomes = self.take_apart(&batch, outcomes, failure_of_all.as_ref(), started_at);
         let Some(outcomes) = outcomes else { return Vec::new() };

@@ -118,6 +118,7 @@ impl Failure {
                     SourceError::Unprocessable
                     | SourceError::Outage { .. }
                     | SourceError::AgentFails { .. }
+                    | SourceError::MetricFails { .. }
                     | SourceError::Upstream { .. }
                     | SourceError::Unrefreshed { .. }
                     | SourceError::Unwatched { why: NoWatch::Unlisted }

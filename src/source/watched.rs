@@ -178,7 +178,7 @@ mod tests {
         unusable: the DatadogMetric shop/orders has no usable value: multiple series found. Please change your query to return a single serie; correct its `spec.query`
         unprocessable: Datadog cannot process the query at the moment (422); that passes, and `metricUnavailableValue` would bridge it
         upstream: the Cluster Agent gets nothing from Datadog (Datadog API call error (all queries), error: API error 500); nothing is wrong with the DatadogMetric
-        agent_fails: the Cluster Agent fails (something that nobody knows); nothing is wrong with the DatadogMetric
+        metric_fails: the Cluster Agent has no value of the DatadogMetric shop/orders (something that nobody knows); its log may tell more
         unread: the Cluster Agent has not read the DatadogMetric shop/orders yet; wait a minute, and if that lasts, check that it runs with `external_metrics_provider.use_datadogmetric_crd`
         unread: the Cluster Agent has not read the DatadogMetric shop/orders yet; wait a minute, and if that lasts, check that it runs with `external_metrics_provider.use_datadogmetric_crd`
         unusable: the DatadogMetric shop/orders has no usable value: it is not a finite number; correct its `spec.query`

@@ -105,8 +105,12 @@ pub(super) fn interpret(
         }
         status @ (300..=399 | 404..=406) => Err(SourceError::NoAgent { status, host }),
         500 => {
-            let text = text(&response.body);
-            match of_words(&text, account, query) {
+            let Some(words) = words(&response.body) else {
+                let what = quote(&String::from_utf8_lossy(&response.body), account);
+                let what = if what.is_empty() { "500".to_owned() } else { what };
+                return Err(SourceError::AgentFails { host, what });
+            };
+            match of_words(&words, account, query) {
                 Some(error) => Err(error),
                 None => Ok(Answer::of_point(None, window_end_ms)),
             }
@@ -136,8 +140,8 @@ pub(in crate::source) fn of_words(
             Some(SourceError::Unusable { metric: called(query), reason: what })
         }
         Some(Class::Upstream) => Some(SourceError::Upstream { host, what }),
-        None if what.is_empty() => Some(SourceError::AgentFails { host, what: "500".into() }),
-        None => Some(SourceError::AgentFails { host, what }),
+        // One metric's own, for all that is known: others are not to suffer for it.
+        None => Some(SourceError::MetricFails { metric: called(query), what }),
     }
 }
 
@@ -197,19 +201,18 @@ struct Cause {
     message: String,
 }
 
-/// The agent's own words: those of the cause, if there is one, or the body if it is no `Status`.
-fn text(body: &[u8]) -> String {
-    let Ok(status) = serde_json::from_slice::<Status>(body) else {
-        return String::from_utf8_lossy(body).into_owned();
-    };
+/// What the agent says of the metric: the words of the cause, if there is one. `None` if it is no
+/// `Status`, and so says nothing of a metric.
+fn words(body: &[u8]) -> Option<String> {
+    let status = serde_json::from_slice::<Status>(body).ok()?;
     let causes = status.details.and_then(|details| details.causes).unwrap_or_default();
     let cause = causes.into_iter().map(|cause| cause.message).find(|text| !text.is_empty());
-    cause.unwrap_or(status.message)
+    Some(cause.unwrap_or(status.message)).filter(|text| !text.is_empty())
 }
 
 /// `User "…" cannot list …`
 fn who(body: &[u8]) -> Option<String> {
-    let text = text(body);
+    let text = words(body)?;
     let (_, rest) = text.split_once("User \"")?;
     let (user, _) = rest.split_once('"')?;
     Some(format!("the user \"{user}\""))
@@ -344,8 +347,8 @@ mod tests {
         upstream: the Cluster Agent at agent.datadog.svc:8443 gets nothing from Datadog (Datadog API call error (all queries), error: API error 500 Internal Server Error); nothing is wrong with the DatadogMetric
         upstream: the Cluster Agent at agent.datadog.svc:8443 gets nothing from Datadog (Global error: Datadog API rate limit exceeded); nothing is wrong with the DatadogMetric
         upstream: the Cluster Agent at agent.datadog.svc:8443 gets nothing from Datadog (Global error (all queries) from backend, invalid status code: 403 Forbidden); nothing is wrong with the DatadogMetric
-        agent_fails: the Cluster Agent at agent.datadog.svc:8443 fails (something that nobody knows, with [redacted] in it); nothing is wrong with the DatadogMetric
-        agent_fails: the Cluster Agent at agent.datadog.svc:8443 fails (Internal error occurred); nothing is wrong with the DatadogMetric
+        metric_fails: the Cluster Agent has no value of the DatadogMetric apps/a (something that nobody knows, with [redacted] in it); its log may tell more
+        metric_fails: the Cluster Agent has no value of the DatadogMetric apps/a (Internal error occurred); its log may tell more
         "#);
     }
 
