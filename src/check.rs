@@ -119,7 +119,7 @@ pub async fn run(
             let respondent = Respondent::new(&config.ask).await?;
             let (found, mut cluster) = find(&config.triggers).await?;
             if let Some(cluster) = &mut cluster {
-                cluster.rules.agent_ca = config.ask.agent_ca().await?;
+                cluster.rules.agent_ca = config.ask.agent_ca().await?.into();
             }
             match respondent {
                 Respondent::Datadog(asking) if config.ask.compares() => {

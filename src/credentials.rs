@@ -26,8 +26,10 @@ mod own;
 mod own_agent;
 mod keys;
 mod agent;
+mod agent_ca;
 mod pattern;
 
+pub use agent_ca::AgentCa;
 pub use keyring::CredentialState;
 pub use own::{Config, Given, Keeper, Origin, load};
 pub use own_agent::{AgentConfig, AgentText};
@@ -64,8 +66,8 @@ pub struct Rules {
     /// The namespaces whose `DatadogMetric`s all may read with the server's own token; others are
     /// for the triggers of their namespace.
     pub agent_namespaces: Vec<Pattern>,
-    /// Who vouches for Cluster Agents, unless a TriggerAuthentication says so: certificates in PEM.
-    pub agent_ca: Option<Arc<str>>,
+    /// Who vouches for Cluster Agents, unless a TriggerAuthentication says so.
+    pub agent_ca: AgentCa,
     pub agent_source: AgentSource,
 }
 
@@ -109,7 +111,7 @@ impl Default for Rules {
             restricts_secrets: false,
             hold: Duration::from_mins(1),
             agent_namespaces: Vec::new(),
-            agent_ca: None,
+            agent_ca: AgentCa::from(None),
             agent_source: AgentSource::default(),
         }
     }

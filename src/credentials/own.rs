@@ -18,6 +18,7 @@ use url::Url;
 
 use super::{
     Credentials, CredentialsError, Own, Rules,
+    agent_ca::CaKeeper,
     keys::{self, Fault},
     own_agent::{AgentConfig, AgentKeeper, AgentText},
     resolver::Ring,
@@ -66,6 +67,7 @@ pub struct Given {
 pub struct Keeper {
     directory: Option<DirectoryKeeper>,
     agent: Option<AgentKeeper>,
+    ca: Option<CaKeeper>,
 }
 
 struct DirectoryKeeper {
@@ -91,9 +93,14 @@ pub async fn load(config: Config) -> Result<(Credentials, Option<Keeper>), Crede
         Err(error) if directory.is_none() => return Err(error.clone()),
         Err(_) => {}
     }
-    if let Some(ca) = &agent_ca {
-        rules.agent_ca = Some(ca.authorities().await?);
-    }
+    let ca = match agent_ca {
+        Some(ca) => {
+            let (known, keeper) = CaKeeper::start(ca).await?;
+            rules.agent_ca = known;
+            Some(keeper)
+        }
+        None => None,
+    };
     let agent_account = match &agent {
         Some(config) => config.account().await,
         None => Err(CredentialsError::NoAgent),
@@ -106,7 +113,8 @@ pub async fn load(config: Config) -> Result<(Credentials, Option<Keeper>), Crede
     let credentials = Credentials { rules, ring: ring.clone(), watched, kubernetes: None };
     let agent = agent.map(|config| AgentKeeper::new(config, own_agent, ring.clone()));
     let directory = directory.map(|directory| DirectoryKeeper { directory, base_url, own, ring });
-    let keeper = (directory.is_some() || agent.is_some()).then_some(Keeper { directory, agent });
+    let is_needed = directory.is_some() || agent.is_some() || ca.is_some();
+    let keeper = is_needed.then_some(Keeper { directory, agent, ca });
     Ok((credentials, keeper))
 }
 
@@ -123,7 +131,12 @@ impl Keeper {
                 keeper.run(refresher.clone(), shutdown.clone()).await;
             }
         };
-        tokio::join!(directory, agent);
+        let ca = async {
+            if let Some(keeper) = self.ca {
+                keeper.run(shutdown.clone()).await;
+            }
+        };
+        tokio::join!(directory, agent, ca);
     }
 }
 

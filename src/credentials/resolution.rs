@@ -134,7 +134,7 @@ impl Resolution<'_> {
             parameter.value.as_ref().ok().map(ExposeSecret::expose_secret)
         };
         let authentication = self.called();
-        let account = agent::account(given, self.rules.agent_ca.as_ref());
+        let account = agent::account(given, self.rules.agent_ca.now().as_ref());
         account.map(Arc::new).map_err(|fault| match fault {
             Fault::Missing { parameter } => {
                 CredentialsError::NotGiven { authentication, parameter }
