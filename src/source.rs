@@ -136,6 +136,12 @@ pub enum SourceError {
         "the Cluster Agent has no value of the DatadogMetric {metric} ({what}); its log may tell more"
     )]
     MetricFails { metric: String, what: String },
+    /// Of the Cluster Agent's requests, not of ours.
+    #[error(
+        "Datadog's rate limit is spent for the Cluster Agent ({what}); have it read fewer \
+         DatadogMetrics, or ask Datadog for a higher limit"
+    )]
+    Limited { what: String },
     /// `host` is empty if a watch tells it.
     #[error(
         "the Cluster Agent{} gets nothing from Datadog ({what}); nothing is wrong with the \
@@ -274,6 +280,7 @@ impl SourceError {
             Self::Malformed { .. }
             | Self::NotAllowed { .. }
             | Self::MetricFails { .. }
+            | Self::Limited { .. }
             | Self::Upstream { .. }
             | Self::NotReady { .. }
             | Self::Unusable { .. }
@@ -306,6 +313,7 @@ impl SourceError {
             Self::NotAllowed { .. } => "not_allowed",
             Self::AgentFails { .. } => "agent_fails",
             Self::MetricFails { .. } => "metric_fails",
+            Self::Limited { .. } => "limited",
             Self::Upstream { .. } => "upstream",
             Self::NotReady { .. } => "not_ready",
             Self::Unusable { .. } => "unusable",

@@ -112,6 +112,7 @@ impl Failure {
                         why: NoWatch::Uncovered | NoWatch::Forbidden | NoWatch::Absent,
                     } => Code::FailedPrecondition,
                     SourceError::Throttled { .. }
+                    | SourceError::Limited { .. }
                     | SourceError::Spent { .. }
                     | SourceError::Crowded { .. }
                     | SourceError::Full { .. } => Code::ResourceExhausted,
@@ -460,7 +461,8 @@ mod tests {
         let metric = || "shop/orders".to_owned();
         let of = || "the TriggerAuthentication shop/agent".to_owned();
         let failures = [
-            Failure::NoMetricName { key: "datadogMetricName", value: "orders.v2".into() },
+            Failure::NoMetricName { key: "datadogMetricName", value: "orders/v2".into() },
+            Failure::DottedName { name: "orders.v2".into() },
             credentials(CredentialsError::NoAgent),
             credentials(CredentialsError::AgentFile {
                 path: "/t".into(),
@@ -490,15 +492,29 @@ mod tests {
                 namespace: "shop".into(),
             }),
             source(SourceError::AgentFails { host: agent(), what: "503".into() }),
-            source(SourceError::Upstream { host: agent(), what: "rate limit exceeded".into() }),
+            source(SourceError::MetricFails { metric: metric(), what: "no idea".into() }),
+            source(SourceError::Limited { what: "rate limit exceeded".into() }),
+            source(SourceError::Upstream { host: agent(), what: "500".into() }),
             source(SourceError::NotReady { metric: metric() }),
             source(SourceError::Unusable {
                 metric: metric(),
                 reason: "multiple series found".into(),
             }),
+            source(SourceError::NoMetric { metric: metric() }),
+            source(SourceError::Inactive { metric: metric() }),
+            source(SourceError::Unread { metric: metric() }),
+            source(SourceError::Unrefreshed {
+                metric: metric(),
+                since: Duration::from_mins(3),
+                is_told: true,
+            }),
+            source(SourceError::Unwatched { why: NoWatch::Forbidden }),
+            source(SourceError::Unwatched { why: NoWatch::Unlisted }),
+            credentials(CredentialsError::NoWatch { why: NoWatch::Absent }),
         ];
         insta::assert_snapshot!(table(&failures), @r#"
-        INVALID_ARGUMENT: `datadogMetricName` is "orders.v2", which cannot be a name in Kubernetes; correct it
+        INVALID_ARGUMENT: `datadogMetricName` is "orders/v2", which cannot be a name in Kubernetes; correct it
+        INVALID_ARGUMENT: `datadogMetricName` is "orders.v2", but the Cluster Agent's API takes no name with a dot; make a DatadogMetric of another name, or have the scaler watch them (`--cluster-agent-source`)
         FAILED_PRECONDITION: the trigger has no `authenticationRef`, and the scaler has no Cluster Agent of its own; refer to a TriggerAuthentication with `token`, `datadogNamespace` and `datadogMetricsService`, or have the administrator set `--cluster-agent-url`
         FAILED_PRECONDITION: the file /t for the Cluster Agent cannot be used: it is empty
         FAILED_PRECONDITION: `datadogNamespace` of the TriggerAuthentication shop/agent must be a namespace such as `datadog`
@@ -509,9 +525,18 @@ mod tests {
         FAILED_PRECONDITION: the Cluster Agent at agent.datadog.svc:8443 refuses the token (401); if that lasts, give a `token` of a ServiceAccount of this Kubernetes that is still valid
         FAILED_PRECONDITION: the Cluster Agent at agent.datadog.svc:8443 does not let the user "system:serviceaccount:shop:keda" read metrics of the namespace shop; allow it to `list` all resources (`*`) of the API group `external.metrics.k8s.io` there
         UNAVAILABLE: the Cluster Agent at agent.datadog.svc:8443 fails (503); nothing is wrong with the DatadogMetric
-        UNAVAILABLE: the Cluster Agent at agent.datadog.svc:8443 gets nothing from Datadog (rate limit exceeded); nothing is wrong with the DatadogMetric
+        UNAVAILABLE: the Cluster Agent has no value of the DatadogMetric shop/orders (no idea); its log may tell more
+        RESOURCE_EXHAUSTED: Datadog's rate limit is spent for the Cluster Agent (rate limit exceeded); have it read fewer DatadogMetrics, or ask Datadog for a higher limit
+        UNAVAILABLE: the Cluster Agent at agent.datadog.svc:8443 gets nothing from Datadog (500); nothing is wrong with the DatadogMetric
         FAILED_PRECONDITION: the Cluster Agent has no value of the DatadogMetric shop/orders yet; check that it exists and has the annotation `external-metrics.datadoghq.com/always-active: "true"`, without which it is not read; after that, or a restart of the agent, it takes a minute
         INVALID_ARGUMENT: the DatadogMetric shop/orders has no usable value: multiple series found; correct its `spec.query`
+        FAILED_PRECONDITION: there is no DatadogMetric shop/orders; create it, or correct `datadogMetricNamespace` and `datadogMetricName`
+        FAILED_PRECONDITION: the Cluster Agent does not read the DatadogMetric shop/orders; give it the annotation `external-metrics.datadoghq.com/always-active: "true"`
+        FAILED_PRECONDITION: the Cluster Agent has not read the DatadogMetric shop/orders yet; wait a minute, and if that lasts, check that it runs with `external_metrics_provider.use_datadogmetric_crd`
+        UNAVAILABLE: the Cluster Agent has written nothing into the DatadogMetric shop/orders for 180 s; check that it runs, and what its log says
+        FAILED_PRECONDITION: Kubernetes forbids the scaler to watch `datadogmetrics`; allow it, as `deploy/rbac` does
+        UNAVAILABLE: Kubernetes has not told of DatadogMetrics yet; it is asked again
+        FAILED_PRECONDITION: Kubernetes knows no DatadogMetrics; have the Cluster Agent's chart or operator install their definition; or refer to a TriggerAuthentication with the `token` for a Cluster Agent
         "#);
     }
 

@@ -206,8 +206,8 @@ async fn each_answer_has_its_code_its_message_and_its_use_of_the_fallback_value(
       Unavailable: Datadog cannot process the query at the moment (422); that passes, and `metricUnavailableValue` would bridge it
       filled: 3
     limited
-      Unavailable: the Cluster Agent at AGENT gets nothing from Datadog (Global error: Datadog API rate limit exceeded); nothing is wrong with the DatadogMetric
-      filled: Unavailable
+      ResourceExhausted: Datadog's rate limit is spent for the Cluster Agent (Global error: Datadog API rate limit exceeded); have it read fewer DatadogMetrics, or ask Datadog for a higher limit
+      filled: ResourceExhausted
     unauthorized
       FailedPrecondition: the Cluster Agent at AGENT refuses the token (401); if that lasts, give a `token` of a ServiceAccount of this Kubernetes that is still valid
       filled: FailedPrecondition

@@ -182,7 +182,7 @@ async fn each_state_has_a_code_and_a_remedy() {
     NotFound: the Cluster Agent has no data of the DatadogMetric demo/orders; its status tells why (`kubectl describe datadogmetric`); wait for data, or set `metricUnavailableValue`
     InvalidArgument: the DatadogMetric demo/orders has no usable value: multiple series found. Please change your query; correct its `spec.query`
     Unavailable: Datadog cannot process the query at the moment (422); that passes, and `metricUnavailableValue` would bridge it
-    Unavailable: the Cluster Agent gets nothing from Datadog (Datadog API call error, error: Datadog API rate limit exceeded); nothing is wrong with the DatadogMetric
+    ResourceExhausted: Datadog's rate limit is spent for the Cluster Agent (Datadog API call error, error: Datadog API rate limit exceeded); have it read fewer DatadogMetrics, or ask Datadog for a higher limit
     InvalidArgument: the DatadogMetric demo/orders has no usable value: it is not a finite number; correct its `spec.query`
     NotFound: the Cluster Agent has no data of the DatadogMetric demo/orders; its status tells why (`kubectl describe datadogmetric`); wait for data, or set `metricUnavailableValue`
     NotFound: the newest value of the DatadogMetric demo/orders is 3600 s old, and 960 s are allowed (`maxAge`); wait for data, raise that, or set `metricUnavailableValue`

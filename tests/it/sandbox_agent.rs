@@ -156,7 +156,7 @@ async fn no_value_of_the_agent_is_wrong_under_any_fault() {
     401         FailedPrecondition: the Cluster Agent at HERE refuses the token (401); if that lasts, give a `token` of a ServiceAccount of this Kubernetes that is still valid
     403         FailedPrecondition: the Cluster Agent at HERE does not let the user "system:serviceaccount:keda:keda-datadog-scaler" read metrics of the namespace demo; allow it to `list` all resources (`*`) of the API group `external.metrics.k8s.io` there
     422         Unavailable: Datadog cannot process the query at the moment (422); that passes, and `metricUnavailableValue` would bridge it
-    429         Unavailable: the Cluster Agent at HERE gets nothing from Datadog (Datadog API call error (all queries), error: API error 429 Too Many Requests: {"errors":["Too many requests"]}); nothing is wrong with the DatadogMetric
+    429         ResourceExhausted: Datadog's rate limit is spent for the Cluster Agent (Datadog API call error (all queries), error: API error 429 Too Many Requests: {"errors":["Too many requests"]}); have it read fewer DatadogMetrics, or ask Datadog for a higher limit
     429-bare    Unavailable: the Cluster Agent at HERE fails (429); nothing is wrong with the DatadogMetric
     500         Unavailable: the Cluster Agent at HERE fails (Internal Server Error: "/apis/external.metrics.k8s.io/v1beta1/namespaces/demo/datadogmetric@demo:flat": context deadline exceeded); nothing is wrong with the DatadogMetric
     502         Unavailable: the Cluster Agent at HERE gets nothing from Datadog (Datadog API call error (all queries), error: API error 502 Bad Gateway: "Bad Gateway"); nothing is wrong with the DatadogMetric

@@ -203,6 +203,7 @@ fn the_readme_knows_every_outcome() {
         SourceError::NotAllowed { host: host(), who: String::new(), namespace: String::new() },
         SourceError::AgentFails { host: host(), what: String::new() },
         SourceError::MetricFails { metric: String::new(), what: String::new() },
+        SourceError::Limited { what: String::new() },
         SourceError::Upstream { host: host(), what: String::new() },
         SourceError::NotReady { metric: String::new() },
         SourceError::Unusable { metric: String::new(), reason: String::new() },

@@ -32,11 +32,12 @@ const TEXTS: [(&str, Class); 20] = [
     // The value is NaN or infinite.
     ("quantities must match", Class::Unusable),
     ("does not follow datadogmetric format", Class::Unusable),
+    // Their text holds some of the next.
+    ("429", Class::Limited),
+    ("rate limit", Class::Limited),
     ("datadog api call error", Class::Upstream),
     ("global error", Class::Upstream),
-    ("429", Class::Upstream),
     ("403 forbidden", Class::Upstream),
-    ("rate limit", Class::Upstream),
     ("did not match the submitted query batch", Class::Upstream),
 ];
 
@@ -46,6 +47,7 @@ enum Class {
     NoData,
     NotReady,
     Unusable,
+    Limited,
     Upstream,
 }
 
@@ -139,6 +141,7 @@ pub(in crate::source) fn of_words(
         Some(Class::Unusable) => {
             Some(SourceError::Unusable { metric: called(query), reason: what })
         }
+        Some(Class::Limited) => Some(SourceError::Limited { what }),
         Some(Class::Upstream) => Some(SourceError::Upstream { host, what }),
         // One metric's own, for all that is known: others are not to suffer for it.
         None => Some(SourceError::MetricFails { metric: called(query), what }),
@@ -345,7 +348,7 @@ mod tests {
         unusable: the DatadogMetric apps/a has no usable value: quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'; correct its `spec.query`
         unprocessable: Datadog cannot process the query at the moment (422); that passes, and `metricUnavailableValue` would bridge it
         upstream: the Cluster Agent at agent.datadog.svc:8443 gets nothing from Datadog (Datadog API call error (all queries), error: API error 500 Internal Server Error); nothing is wrong with the DatadogMetric
-        upstream: the Cluster Agent at agent.datadog.svc:8443 gets nothing from Datadog (Global error: Datadog API rate limit exceeded); nothing is wrong with the DatadogMetric
+        limited: Datadog's rate limit is spent for the Cluster Agent (Global error: Datadog API rate limit exceeded); have it read fewer DatadogMetrics, or ask Datadog for a higher limit
         upstream: the Cluster Agent at agent.datadog.svc:8443 gets nothing from Datadog (Global error (all queries) from backend, invalid status code: 403 Forbidden); nothing is wrong with the DatadogMetric
         metric_fails: the Cluster Agent has no value of the DatadogMetric apps/a (something that nobody knows, with [redacted] in it); its log may tell more
         metric_fails: the Cluster Agent has no value of the DatadogMetric apps/a (Internal error occurred); its log may tell more
