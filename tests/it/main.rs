@@ -21,6 +21,7 @@ mod streams;
 mod credentials;
 mod kubernetes;
 mod authentication;
+mod rotation;
 mod tenant;
 mod cluster_agent;
 mod datadog_metrics;
