@@ -38,6 +38,7 @@ mod faults;
 mod check;
 mod watch;
 mod live;
+mod reach;
 mod check_agent;
 mod check_watched;
 mod rbac;
