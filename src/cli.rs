@@ -9,30 +9,29 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     credentials::{self, Given, Origin, Pattern},
     http,
     kubernetes::{self, Access},
-    refresh,
-    sandbox::{self, Breakage, Fault},
     scaler, serve,
     words::boolean,
 };
 
+mod sandbox;
 mod check;
 mod cluster_agent;
+mod engine;
 mod tls;
 mod values;
 
 pub use check::Check;
 pub use cluster_agent::ClusterAgent;
+pub use engine::{Engine, Rules};
+pub use sandbox::Sandbox;
 pub use tls::Tls;
-use values::{
-    a_second_or_more, address, at_least_one, base_url, duration, loopback, namespace, positive,
-    share,
-};
+use values::{address, base_url, duration, namespace, positive};
 
 /// A KEDA external scaler for Datadog: any number of triggers from few requests
 #[derive(Debug, Parser)]
@@ -52,7 +51,7 @@ pub enum Command {
     Check(Check),
     /// Try it: a simulated Datadog and Cluster Agent, and the real server in front of them, on this
     /// machine only
-    #[command(after_help = sandbox_help())]
+    #[command(after_help = sandbox::help())]
     Sandbox(Sandbox),
 }
 
@@ -68,11 +67,6 @@ Environment:
                as KEDA's operator has them: another name of `--keda-namespace`,
                and whether Secrets are read in that namespace only
   RUST_LOG     which logs to write [default: info]";
-
-fn sandbox_help() -> String {
-    let faults = Fault::ALL.map(|fault| format!("\n  {fault:<10}  {}", fault.about()));
-    format!("Faults:{}", faults.concat())
-}
 
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -128,7 +122,7 @@ pub struct Reach {
     #[arg(long, env = "SCALER_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
 
-    /// How long one request to Datadog may take
+    /// How long one request to Datadog, or to a Cluster Agent, may take
     #[arg(long, env = "SCALER_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = positive)]
     request_timeout: Duration,
 }
@@ -179,59 +173,6 @@ enum When {
     Off,
 }
 
-/// What `serve` and `sandbox` have in common.
-#[derive(Debug, Args)]
-pub struct Engine {
-    #[command(flatten)]
-    rules: Rules,
-
-    /// A query that nobody asked for in this time is no longer read
-    #[arg(long, env = "SCALER_IDLE_AFTER", value_name = "DURATION", default_value = "2m", value_parser = positive)]
-    idle_after: Duration,
-
-    /// What may be used of that part of Datadog's rate limit which others leave
-    #[arg(long, env = "SCALER_RATE_SHARE", value_name = "SHARE", default_value = "0.8", value_parser = share)]
-    rate_share: f64,
-
-    /// The longest that a reading may be put off when the rate limit is short; queries that do not
-    /// fit even so are refused
-    #[arg(long, env = "SCALER_MAX_ROUND", value_name = "DURATION", default_value = "4m", value_parser = a_second_or_more)]
-    max_round: Duration,
-
-    /// Most queries that are known, in all
-    #[arg(long, env = "SCALER_MAX_DEMANDS", value_name = "QUERIES", default_value = "20000", value_parser = at_least_one)]
-    max_demands: usize,
-
-    /// Most queries of one namespace that are known
-    #[arg(long, env = "SCALER_MAX_DEMANDS_PER_NAMESPACE", value_name = "QUERIES", default_value = "5000", value_parser = at_least_one)]
-    max_demands_per_namespace: usize,
-}
-
-/// What decides over a request and an answer, in `check` too.
-#[derive(Debug, Args)]
-pub struct Rules {
-    /// How often a query is read while somebody asks for it
-    #[arg(long, env = "SCALER_REFRESH", value_name = "DURATION", default_value = "15s", value_parser = a_second_or_more)]
-    refresh: Duration,
-
-    /// How long a last good reading is held while Datadog fails, past its due refresh (an
-    /// inactive one: for one refresh at most); per trigger: `holdLastValue`
-    #[arg(long, env = "SCALER_HOLD", value_name = "DURATION", default_value = "1m", value_parser = duration)]
-    hold: Duration,
-
-    /// How long KEDA may be kept waiting for an answer; per trigger: `timeout`
-    #[arg(long, env = "SCALER_PATIENCE", value_name = "DURATION", default_value = "2.5s", value_parser = positive)]
-    patience: Duration,
-
-    /// Most queries in one request to Datadog; 1 reads each by itself
-    #[arg(long, env = "SCALER_BATCH_QUERIES", value_name = "QUERIES", default_value = "35", value_parser = at_least_one)]
-    batch_queries: usize,
-
-    /// Refuse triggers with metadata keys that are not known
-    #[arg(long, env = "SCALER_STRICT_METADATA", value_parser = BoolishValueParser::new())]
-    strict_metadata: bool,
-}
-
 #[derive(Debug, Args)]
 pub struct Log {
     /// How logs are written [default: text on a terminal, else json]
@@ -243,48 +184,6 @@ pub struct Log {
 pub enum LogFormat {
     Text,
     Json,
-}
-
-#[derive(Debug, Args)]
-pub struct Sandbox {
-    /// Address for KEDA or grpcurl (gRPC), on this machine
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090", value_parser = loopback)]
-    listen: SocketAddr,
-
-    /// Address for health and metrics (HTTP)
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = loopback)]
-    admin_listen: SocketAddr,
-
-    /// Address for the status (HTTP)
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081", value_parser = loopback)]
-    status_listen: SocketAddr,
-
-    /// Address of the simulated Datadog (HTTP), on this machine
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8282", value_parser = loopback)]
-    datadog_listen: SocketAddr,
-
-    /// Address of the simulated Cluster Agent (HTTPS), on this machine
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8283", value_parser = loopback)]
-    agent_listen: SocketAddr,
-
-    /// Run the simulated Datadog and Cluster Agent only, for a `serve` of your own
-    #[arg(long)]
-    datadog_only: bool,
-
-    /// Requests that the simulated Datadog answers in an hour; then it answers 429
-    #[arg(long, value_name = "REQUESTS", default_value_t = 1_600)]
-    rate_limit: u32,
-
-    /// Break the simulated Datadog and Cluster Agent from the start, for all queries or for one; can
-    /// be given several times
-    #[arg(long = "fault", value_name = "NAME[=QUERY]")]
-    faults: Vec<Breakage>,
-
-    #[command(flatten)]
-    engine: Engine,
-
-    #[command(flatten)]
-    log: Log,
 }
 
 /// What the environment says that is no flag: names of Datadog, KEDA and Kubernetes.
@@ -325,8 +224,8 @@ impl Environment {
             given,
             datadog_host: given_text("DATADOG_HOST"),
             keda_namespace: given_text("KEDA_CLUSTER_OBJECT_NAMESPACE"),
-            // As KEDA's operator: `strconv.ParseBool`, and no word is no.
             has_kubeconfig: given_text("KUBECONFIG").is_some(),
+            // As KEDA's operator: `strconv.ParseBool`, and no word is no.
             restricts_secrets: restricts.and_then(|text| boolean(text.trim())).unwrap_or(false),
         }
     }
@@ -369,32 +268,6 @@ impl Serve {
             grpc: self.listen.unwrap_or_else(|| any_address(9090)),
             admin: self.admin_listen.unwrap_or_else(|| any_address(8080)),
             status: self.status_listen,
-        }
-    }
-
-    pub fn log_format(&self) -> LogFormat {
-        self.log.format()
-    }
-}
-
-impl Sandbox {
-    /// `program` is how this program was called, for what it tells people to type.
-    pub fn config(&self, program: String) -> sandbox::Config {
-        sandbox::Config {
-            program,
-            addresses: serve::Addresses {
-                grpc: self.listen,
-                admin: self.admin_listen,
-                status: self.status_listen,
-            },
-            datadog_listen: self.datadog_listen,
-            agent_listen: self.agent_listen,
-            datadog_only: self.datadog_only,
-            rate_limit: self.rate_limit,
-            faults: self.faults.clone(),
-            refresh: self.engine.refresh_config(),
-            scaler: self.engine.scaler_config(),
-            connection_age: connection_age(),
         }
     }
 
@@ -474,25 +347,6 @@ impl Grants {
             hold,
             ..defaults
         }
-    }
-}
-
-impl Engine {
-    fn refresh_config(&self) -> refresh::Config {
-        refresh::Config {
-            refresh: self.rules.refresh,
-            idle_after: self.idle_after,
-            batch_queries: self.rules.batch_queries,
-            rate_share: self.rate_share,
-            max_round: self.max_round,
-            max_demands: self.max_demands,
-            max_demands_per_namespace: self.max_demands_per_namespace,
-        }
-    }
-
-    fn scaler_config(&self) -> scaler::Config {
-        let Rules { hold, patience, strict_metadata, .. } = self.rules;
-        scaler::Config { patience, hold, max_age: scaler::MAX_AGE, strict_metadata }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Everything we ask of Kubernetes: which triggers there are, the objects that credentials come
 //! from, and what a Cluster Agent writes into `DatadogMetric`s. Nothing else names the `kube` crate.
 //!
-//! KEDA's objects and `DatadogMetric`s are watched, and what the watches tell stands in the `index`. What is read by
-//! name, Secrets and ConfigMaps above all, is remembered shortly in `reads`. While Kubernetes is
-//! away, what is known stays in use.
+//! KEDA's objects and `DatadogMetric`s are watched, and what the watches tell stands in the `index`.
+//! What is read by name, Secrets and ConfigMaps above all, is remembered shortly in `reads`. While
+//! Kubernetes is away, what is known stays in use.
 
 use std::{
     collections::{HashMap, HashSet},

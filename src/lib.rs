@@ -5,10 +5,10 @@
 //!
 //! ```text
 //! KEDA ──► scaler ──► trigger ──► credentials ──► demand ──► refresh ──► source ──► Datadog API
-//!             ▲                        │                        │
-//!             │                   kubernetes                    │
+//!             ▲                        │                        │           ├─────► Cluster Agent
+//!             │                   kubernetes                    │           └─────► kubernetes: DatadogMetrics
 //!             └───────────────── a reading ◄────────────────────┴──► admin: /metrics, /api/status
-//! sandbox ──► a Datadog made of waves, and the real server in front of it
+//! sandbox ──► a Datadog and a Cluster Agent made of waves, and the real server in front of them
 //! check ──► the same trigger, credentials and source: once, aloud, without the engine
 //! ```
 //!

@@ -159,7 +159,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "datadog_request_duration",
-            "Time from sending a request to the Datadog API to having its answer",
+            "Time from sending a request to Datadog or a Cluster Agent to having its answer",
             Unit::Seconds,
             self.request_duration.clone(),
         );

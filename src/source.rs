@@ -119,8 +119,8 @@ pub enum SourceError {
     NoAgent { status: u16, host: String },
     /// 401. It also says so while it cannot ask Kubernetes, and then it passes.
     #[error(
-        "the Cluster Agent at {host} refuses the token (401); if that lasts, give a `token` of a \
-         ServiceAccount of this Kubernetes that is still valid"
+        "the Cluster Agent at {host} refuses the token (401); if that lasts, give a `token` (or \
+         `--cluster-agent-token-file`) of a ServiceAccount of this Kubernetes that is still valid"
     )]
     TokenRefused { host: String },
     /// 403. Who asked is told as the agent calls it.

@@ -205,6 +205,12 @@ impl Agents {
                 examined.find(Level::Note, Step::Request, message);
                 None
             }
+            (Keys::OfShell, Err(CredentialsError::NoAgent)) if self.source == AgentSource::Crd => {
+                let message = "with `--cluster-agent-source=crd`, the value stands in Kubernetes; \
+                               apply the trigger, and read it there with `-n NAMESPACE NAME`";
+                examined.find(Level::Warning, Step::Request, message);
+                None
+            }
             (Keys::OfShell, Err(CredentialsError::NoAgent)) => {
                 let message = "no Cluster Agent is known here; give its address with \
                                `--cluster-agent-url`, and a token with `--cluster-agent-token-file`";

@@ -1,4 +1,5 @@
-//! The flags of `serve` for Cluster Agents: the server's own, and what triggers may ask of it.
+//! The flags of `serve` and `check` for Cluster Agents: the server's own, and what triggers may ask
+//! of it.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -34,7 +35,8 @@ pub struct ClusterAgent {
     #[arg(long, env = "SCALER_CLUSTER_AGENT_CA", value_name = "FILE")]
     cluster_agent_ca: Option<PathBuf>,
 
-    /// Name on the certificate of the server's own Cluster Agent, if that is not the host of its URL
+    /// Name on the certificate of the server's own Cluster Agent, if that is not the host of its
+    /// URL; needs `--cluster-agent-ca`
     #[arg(
         long,
         env = "SCALER_CLUSTER_AGENT_SERVER_NAME",

@@ -137,7 +137,8 @@ pub(super) fn base_url(text: &str) -> Result<Url, String> {
 pub(super) fn agent_url(text: &str) -> Result<Url, String> {
     let url = base_url(text).ok().filter(|url| url.scheme() == "https");
     url.ok_or_else(|| {
-        "must be a URL such as `https://datadog-cluster-agent-metrics-api.datadog.svc:8443`"
+        "must be an `https` URL such as \
+         `https://datadog-cluster-agent-metrics-api.datadog.svc:8443`, without user, query or fragment"
             .to_owned()
     })
 }

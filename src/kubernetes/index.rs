@@ -137,8 +137,9 @@ impl Index {
         Found::None
     }
 
-    /// The keys in which a request differs from the trigger that it is most like, of the first. `None` if there
-    /// is none of that name. For our log: told to who asks, it would tell another's metadata.
+    /// The keys in which a request differs from the trigger that it is most like, of the first.
+    /// `None` if there is none of that name. For our log: told to who asks, it would tell another's
+    /// metadata.
     pub(super) fn differences(&self, claim: &Claim<'_>) -> Option<Vec<String>> {
         let named = self.named(claim)?;
         let known = [&named.scaled_object, &named.scaled_job].into_iter().flatten();

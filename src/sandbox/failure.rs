@@ -97,7 +97,7 @@ pub(super) async fn wait(fault: Option<Fault>) {
     }
 }
 
-pub(super) fn json_type() -> [(header::HeaderName, HeaderValue); 1] {
+fn json_type() -> [(header::HeaderName, HeaderValue); 1] {
     [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]
 }
 

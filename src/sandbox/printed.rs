@@ -100,7 +100,11 @@ pub(super) fn tell_datadog_only(
     writeln!(out, "  printf {AGENT_TOKEN} >{AGENT_TOKEN}")?;
     writeln!(out, "  DD_API_KEY={API_KEY} DD_APP_KEY={APP_KEY} DATADOG_HOST=http://{datadog} \\")?;
     writeln!(out, "    {program} serve --cluster-agent-url https://{agent} \\")?;
-    writeln!(out, "    --cluster-agent-token-file {AGENT_TOKEN} --cluster-agent-unsafe-ssl\n")?;
+    writeln!(
+        out,
+        "    --cluster-agent-token-file {AGENT_TOKEN} --cluster-agent-namespaces '*' \\"
+    )?;
+    writeln!(out, "    --cluster-agent-unsafe-ssl\n")?;
     tell_agents_own(out, simulated)?;
     tell_faults(out, simulated)?;
     end(out)

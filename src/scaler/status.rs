@@ -522,7 +522,7 @@ mod tests {
         NOT_FOUND: the Cluster Agent has no data of the DatadogMetric shop/orders; its status tells why (`kubectl describe datadogmetric`); wait for data, or set `metricUnavailableValue`
         NOT_FOUND: the newest value of the DatadogMetric shop/orders is 1200 s old, and 960 s are allowed (`maxAge`); wait for data, raise that, or set `metricUnavailableValue`
         FAILED_PRECONDITION: agent.datadog.svc:8443 is not a Cluster Agent that serves external metrics (404); check `datadogMetricsService`, `datadogNamespace` and the port, or `--cluster-agent-url`
-        FAILED_PRECONDITION: the Cluster Agent at agent.datadog.svc:8443 refuses the token (401); if that lasts, give a `token` of a ServiceAccount of this Kubernetes that is still valid
+        FAILED_PRECONDITION: the Cluster Agent at agent.datadog.svc:8443 refuses the token (401); if that lasts, give a `token` (or `--cluster-agent-token-file`) of a ServiceAccount of this Kubernetes that is still valid
         FAILED_PRECONDITION: the Cluster Agent at agent.datadog.svc:8443 does not let the user "system:serviceaccount:shop:keda" read metrics of the namespace shop; allow it to `list` all resources (`*`) of the API group `external.metrics.k8s.io` there
         UNAVAILABLE: the Cluster Agent at agent.datadog.svc:8443 fails (503); nothing is wrong with the DatadogMetric
         UNAVAILABLE: the Cluster Agent has no value of the DatadogMetric shop/orders (no idea); its log may tell more

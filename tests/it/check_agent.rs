@@ -165,7 +165,7 @@ async fn whom_to_trust_is_told_with_what_is_wrong() {
     all.push(shell.request(&gone, &["--cluster-agent-unsafe-ssl"]).await);
     insta::assert_snapshot!(all.join("\n"), @r#"
     system
-      error: AGENT cannot be reached: invalid peer certificate: UnknownIssuer; give the CA that vouches for it with `datadogCaCert` (or `--cluster-agent-ca`), or, if there is none, set `unsafeSsl: "true"`
+      error: AGENT cannot be reached: invalid peer certificate: UnknownIssuer; give the CA that vouches for it with `datadogCaCert` (or `--cluster-agent-ca`), or, if there is none, set `unsafeSsl: "true"` (or `--cluster-agent-unsafe-ssl`)
     authorities
       error: AGENT cannot be reached: invalid peer certificate: certificate not valid for name "127.0.0.1"; certificate is only valid for DnsName("elsewhere.example"); give the name that is on it with `datadogServerName` (or `--cluster-agent-server-name`)
     authorities

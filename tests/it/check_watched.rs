@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::{
     check_agent::{section, trigger},
     datadog_metrics::{ACTIVE, datadog_metric, invalid, turned},
-    live::{Cluster, said},
+    live::{Cluster, run, said},
 };
 
 /// shop/checkout reads shop/NAME, without an `authenticationRef`.
@@ -89,4 +89,22 @@ async fn where_it_cannot_be_read_it_is_said_what_is_not_known() {
     20.0
       note: the scaler reads the DatadogMetric in Kubernetes, for which no token is needed, if it may `list` and `watch` them; else it asks the Cluster Agent, unless `--cluster-agent-source` says otherwise
     "#);
+}
+
+#[tokio::test]
+async fn what_stands_only_in_kubernetes_is_not_asked_of_an_agent() {
+    let metadata = [
+        "useClusterAgentProxy=true",
+        "datadogMetricNamespace=shop",
+        "datadogMetricName=orders",
+        "targetValue=5",
+    ];
+    let metadata = metadata.map(|entry| ["--metadata", entry]);
+    let told =
+        run(&[], &[metadata.as_flattened(), &["--cluster-agent-source", "crd"]].concat()).await;
+    assert_eq!((told.code, &*told.stderr), (1, ""), "{}", told.stdout);
+    insta::assert_snapshot!(section(&told.stdout, "Cluster Agent"), @r"
+    warning: with `--cluster-agent-source=crd`, the value stands in Kubernetes;
+      apply the trigger, and read it there with `-n NAMESPACE NAME`
+    ");
 }

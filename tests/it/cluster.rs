@@ -1,4 +1,4 @@
-//! The program in a cluster: a Kubernetes API and a Datadog on sockets, and keys that nobody may see.
+//! The program beside Kubernetes: an API server and a Datadog on sockets, and keys that nobody may see.
 
 use std::{
     path::PathBuf,

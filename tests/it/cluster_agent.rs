@@ -209,7 +209,7 @@ async fn each_answer_has_its_code_its_message_and_its_use_of_the_fallback_value(
       ResourceExhausted: Datadog's rate limit is spent for the Cluster Agent (Global error: Datadog API rate limit exceeded); have it read fewer DatadogMetrics, or ask Datadog for a higher limit
       filled: ResourceExhausted
     unauthorized
-      FailedPrecondition: the Cluster Agent at AGENT refuses the token (401); if that lasts, give a `token` of a ServiceAccount of this Kubernetes that is still valid
+      FailedPrecondition: the Cluster Agent at AGENT refuses the token (401); if that lasts, give a `token` (or `--cluster-agent-token-file`) of a ServiceAccount of this Kubernetes that is still valid
       filled: FailedPrecondition
     forbidden
       FailedPrecondition: the Cluster Agent at AGENT does not let the user "system:serviceaccount:demo:x" read metrics of the namespace demo; allow it to `list` all resources (`*`) of the API group `external.metrics.k8s.io` there
@@ -258,9 +258,9 @@ async fn a_certificate_is_verified_unless_nobody_is_to() {
         told_of_certificate(&pair, Some(&authority), name).await,
     ];
     insta::assert_snapshot!(refused.join("\n"), @r#"
-    Unavailable: AGENT cannot be reached: invalid peer certificate: UnknownIssuer; give the CA that vouches for it with `datadogCaCert` (or `--cluster-agent-ca`), or, if there is none, set `unsafeSsl: "true"`
+    Unavailable: AGENT cannot be reached: invalid peer certificate: UnknownIssuer; give the CA that vouches for it with `datadogCaCert` (or `--cluster-agent-ca`), or, if there is none, set `unsafeSsl: "true"` (or `--cluster-agent-unsafe-ssl`)
     Unavailable: AGENT cannot be reached: invalid peer certificate: certificate not valid for name "127.0.0.1"; certificate is only valid for DnsName("elsewhere.example"); give the name that is on it with `datadogServerName` (or `--cluster-agent-server-name`)
-    Unavailable: AGENT cannot be reached: invalid peer certificate: UnknownIssuer; give the CA that vouches for it with `datadogCaCert` (or `--cluster-agent-ca`), or, if there is none, set `unsafeSsl: "true"`
+    Unavailable: AGENT cannot be reached: invalid peer certificate: UnknownIssuer; give the CA that vouches for it with `datadogCaCert` (or `--cluster-agent-ca`), or, if there is none, set `unsafeSsl: "true"` (or `--cluster-agent-unsafe-ssl`)
     Unavailable: AGENT cannot be reached: invalid peer certificate: certificate not valid for name "elsewhere.example"; certificate is only valid for IpAddress(127.0.0.1); give the name that is on it with `datadogServerName` (or `--cluster-agent-server-name`)
     "#);
 }

@@ -233,6 +233,7 @@ async fn the_printed_server_is_in_front_of_both() {
     let (before, after) = sandbox.printed.split_once(" serve ").unwrap();
     let (flags, _) = after.split_once("\n\n").unwrap();
     let words = flags.split_whitespace().filter(|word| *word != "\\");
+    let words = words.map(|word| word.trim_matches('\''));
     let arguments = ["keda-datadog-scaler", "serve"].into_iter().chain(words);
     let Command::Serve(serve) = Cli::try_parse_from(arguments).unwrap().command else {
         panic!("it is `serve`")
@@ -248,6 +249,7 @@ async fn the_printed_server_is_in_front_of_both() {
     assert_eq!(key.expose_secret(), "sandbox-api-key");
     let url = |url: &str| url.parse::<Url>().unwrap();
     assert_eq!(credentials.base_url, Some(url(&sandbox.datadog)));
+    credentials.rules.allow_metric("default", "demo").unwrap();
     let agent = credentials.agent.unwrap();
     assert_eq!((agent.url, agent.is_unsafe), (url(&sandbox.agent), true));
     // The line before it makes the file.

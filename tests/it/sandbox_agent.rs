@@ -153,7 +153,7 @@ async fn no_value_of_the_agent_is_wrong_under_any_fault() {
     let (before, after) = table.split_once("demo/flat is ").unwrap();
     let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
     insta::assert_snapshot!(format!("{before}demo/flat is …{after}"), @r#"
-    401         FailedPrecondition: the Cluster Agent at HERE refuses the token (401); if that lasts, give a `token` of a ServiceAccount of this Kubernetes that is still valid
+    401         FailedPrecondition: the Cluster Agent at HERE refuses the token (401); if that lasts, give a `token` (or `--cluster-agent-token-file`) of a ServiceAccount of this Kubernetes that is still valid
     403         FailedPrecondition: the Cluster Agent at HERE does not let the user "system:serviceaccount:keda:keda-datadog-scaler" read metrics of the namespace demo; allow it to `list` all resources (`*`) of the API group `external.metrics.k8s.io` there
     422         Unavailable: Datadog cannot process the query at the moment (422); that passes, and `metricUnavailableValue` would bridge it
     429         ResourceExhausted: Datadog's rate limit is spent for the Cluster Agent (Datadog API call error (all queries), error: API error 429 Too Many Requests: {"errors":["Too many requests"]}); have it read fewer DatadogMetrics, or ask Datadog for a higher limit

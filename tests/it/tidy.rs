@@ -275,9 +275,12 @@ fn the_deployment_uses_only_flags_that_exist() {
 
 #[test]
 fn the_examples_are_sound_triggers() {
-    for (example, holds) in
-        [("scaledobject", true), ("triggerauthentication", true), ("scaledjob", false)]
-    {
+    for (example, holds) in [
+        ("scaledobject", true),
+        ("triggerauthentication", true),
+        ("clusteragent", true),
+        ("scaledjob", false),
+    ] {
         let text = read(Path::new("deploy/examples").join(example).with_extension("yaml"));
         let (_, trigger) = text.split_once("- type: external\n      metadata:\n").unwrap();
         let metadata: HashMap<String, String> = trigger

@@ -69,7 +69,8 @@ pub(super) fn not_fetched(error: HttpError, account: &Account, query: &Query) ->
         HttpError::Failed { cause } | HttpError::Untrusted { cause } => {
             let cause = format!(
                 "{cause}; give the CA that vouches for it with `datadogCaCert` (or \
-                 `--cluster-agent-ca`), or, if there is none, set `unsafeSsl: \"true\"`"
+                 `--cluster-agent-ca`), or, if there is none, set `unsafeSsl: \"true\"` (or \
+                 `--cluster-agent-unsafe-ssl`)"
             );
             SourceError::Unreachable { host, cause }
         }
@@ -375,7 +376,7 @@ mod tests {
         ];
         let table: Vec<String> = answers.iter().map(|(status, body)| told(*status, body)).collect();
         insta::assert_snapshot!(table.join("\n"), @r#"
-        token_refused: the Cluster Agent at agent.datadog.svc:8443 refuses the token (401); if that lasts, give a `token` of a ServiceAccount of this Kubernetes that is still valid
+        token_refused: the Cluster Agent at agent.datadog.svc:8443 refuses the token (401); if that lasts, give a `token` (or `--cluster-agent-token-file`) of a ServiceAccount of this Kubernetes that is still valid
         not_allowed: the Cluster Agent at agent.datadog.svc:8443 does not let the user "system:serviceaccount:apps:x" read metrics of the namespace apps; allow it to `list` all resources (`*`) of the API group `external.metrics.k8s.io` there
         not_allowed: the Cluster Agent at agent.datadog.svc:8443 does not let the token's owner read metrics of the namespace apps; allow it to `list` all resources (`*`) of the API group `external.metrics.k8s.io` there
         no_agent: agent.datadog.svc:8443 is not a Cluster Agent that serves external metrics (404); check `datadogMetricsService`, `datadogNamespace` and the port, or `--cluster-agent-url`
