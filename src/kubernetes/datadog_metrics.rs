@@ -30,7 +30,7 @@ pub struct DatadogMetric {
     pub taken_at: Option<Timestamp>,
     /// When the Cluster Agent last wrote into it.
     pub refreshed_at: Option<Timestamp>,
-    /// `spec.maxAge`.
+    /// `spec.maxAge`; the Cluster Agent's own counts if it is 0, as Go's clients write it that set none.
     pub max_age: Option<Duration>,
 }
 
@@ -180,7 +180,11 @@ impl DatadogMetric {
             value: status.current_value.and_then(|value| value.parse().ok()),
             taken_at: at("Updated"),
             refreshed_at: ["Active", "Valid", "Error"].into_iter().filter_map(at).max(),
-            max_age: spec.get("maxAge").and_then(Value::as_str).and_then(go::duration),
+            max_age: spec
+                .get("maxAge")
+                .and_then(Value::as_str)
+                .and_then(go::duration)
+                .filter(|max_age| !max_age.is_zero()),
         }
     }
 }
@@ -245,6 +249,7 @@ mod tests {
             json!({"metadata": metadata, "spec": null, "status": null}),
             json!({"metadata": metadata, "spec": {"maxAge": 5}, "status": {"conditions": 7}}),
             json!({"metadata": metadata, "spec": {"maxAge": "300"}, "status": {"currentValue": "x"}}),
+            json!({"metadata": metadata, "spec": {"maxAge": "0s", "timeWindow": "0s"}}),
         ] {
             assert_eq!(read(odd.clone()), nothing, "{odd}");
         }
