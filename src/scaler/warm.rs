@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
-use super::{Scaler, Shared, asker, demand, understand, wanted};
+use super::{Scaler, Shared, asker, demand, question_names, understand, wanted};
 use crate::{
     kubernetes::{Kubernetes, Stored},
     proto::ScaledObjectRef,
@@ -50,6 +50,9 @@ impl Shared {
         let Ok((trigger, _)) = understand(&object, self.config.strict_metadata) else {
             return false;
         };
+        if question_names(&trigger).is_err() {
+            return false;
+        }
         let wanted = wanted(&trigger);
         let Ok(mut grant) = self.credentials.grant_to(kubernetes, stored, wanted) else {
             return false;

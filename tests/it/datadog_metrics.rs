@@ -256,6 +256,20 @@ async fn a_name_with_a_dot_is_served() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_no_name_is_not_read_before_keda_asks_either() {
+    let orders = metric("demo", "orders", &[]);
+    let odd = [metric("demo", "../orders", &[]), metric("demo", "orders:v2", &[])];
+    let kubernetes = FakeKubernetes::new();
+    let triggers = odd.iter().chain([&orders]).map(|request| trigger(request, Value::Null));
+    kubernetes.apply(scaled_object(&orders, &triggers.collect::<Vec<_>>()));
+    let (engine, watches) = Engine::begin_in(&kubernetes, &[], |_| {}, |_, _| Ok(None)).await;
+    engine.scaler.warm(&watches).await;
+    let demanded = engine.refresher.snapshot().demands;
+    let demanded: Vec<&str> = demanded.iter().map(|it| &*it.query.text).collect();
+    assert_eq!(demanded, ["datadogmetric@demo:orders"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn metrics_of_other_namespaces_are_for_those_who_are_allowed() {
     let (theirs, shared) = (metric("bank", "orders", &[]), metric("shared-one", "orders", &[]));
     let kubernetes = FakeKubernetes::new();
