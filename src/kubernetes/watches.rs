@@ -271,7 +271,9 @@ impl Follower {
 
     /// Says what it was before.
     fn enter(&self, state: WatchState) -> Option<WatchState> {
-        let is_over = matches!(state, WatchState::Forbidden | WatchState::Absent);
+        // The first time, it may be an API server that has just begun.
+        let is_over =
+            matches!(state, WatchState::Forbidden | WatchState::Absent) && self.failures > 1;
         if is_over && self.scope.what == Watched::DatadogMetric {
             self.shared.index().datadog_metrics.forget(self.scope.namespace.as_ref());
         }

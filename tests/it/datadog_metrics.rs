@@ -348,6 +348,28 @@ async fn without_the_watch_the_agent_is_asked_until_there_is_one() {
     assert_eq!(told(&engine, &orders).await, AGENT.to_string());
 }
 
+/// An API server that has just begun may forbid everything, until it knows the roles.
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_forbidden_only_once_stays_in_use() {
+    let orders = metric("demo", "orders", &[]);
+    let kubernetes = cluster(&[&orders]);
+    kubernetes.apply(datadog_metric("demo", "orders", "7"));
+    let engine = start(&kubernetes, |_| {}).await;
+    kubernetes.forbid("*", "datadogmetrics");
+    kubernetes.cut_watches();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(told(&engine, &orders).await, "7");
+    kubernetes.allow("*", "datadogmetrics");
+    for _ in 0..30 {
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(told(&engine, &orders).await, "7");
+    }
+    kubernetes.forbid("*", "datadogmetrics");
+    kubernetes.cut_watches();
+    sleep(Duration::from_secs(90)).await;
+    assert!(told(&engine, &orders).await.starts_with("FailedPrecondition: Kubernetes forbids"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn where_nobody_can_tell_it_is_said_what_to_do() {
     let orders = metric("demo", "orders", &[]);
