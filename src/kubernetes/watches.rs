@@ -157,6 +157,10 @@ impl Follower {
                     None => Duration::MAX,
                 };
                 match timeout(limit, events.next()).await {
+                    // Only a listing tells of what has not changed.
+                    Ok(Some(Ok(Event::Apply(_) | Event::Delete(_)))) if self.has_forgotten() => {
+                        continue 'anew;
+                    }
                     Ok(Some(Ok(event))) => {
                         is_listing = matches!(event, Event::Init | Event::InitApply(_));
                         self.hear(event);
@@ -190,6 +194,12 @@ impl Follower {
         let (shortest, longest) = PAUSES;
         let pause = shortest * 2_u32.pow(self.failures.saturating_sub(1).min(16));
         pause.min(longest).mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+
+    /// A watch that is forbidden goes on, once it is allowed, from the version it knows.
+    fn has_forgotten(&self) -> bool {
+        self.scope.what == Watched::DatadogMetric
+            && !self.shared.index().datadog_metrics.has_listed(self.scope.namespace.as_ref())
     }
 
     fn hear(&mut self, event: Event<DynamicObject>) {
