@@ -167,12 +167,11 @@ impl Follower {
                     }
                     // No failure. The watcher lists anew, though not again and again.
                     Ok(Some(Err(error))) if is_expired(&error) => sleep(PAUSES.0).await,
+                    // Neither, unless the listing fails too.
+                    Ok(Some(Err(error))) if is_gone(&error) => insists = true,
                     Ok(Some(Err(error))) => {
-                        insists = is_gone(&error);
                         self.fails(failure(error, &self.scope));
-                        if !insists {
-                            sleep(self.pause()).await;
-                        }
+                        sleep(self.pause()).await;
                     }
                     Ok(None) => break,
                     Err(_elapsed) if !is_listing => continue 'anew,
