@@ -96,6 +96,11 @@ impl DatadogMetrics {
         self.listed.iter().any(|of| of.as_deref().is_none_or(|of| of == namespace))
     }
 
+    /// Everything there is known, since a listing was complete and has not been forgotten.
+    pub(super) fn has_listed(&self, scope: Option<&Arc<str>>) -> bool {
+        self.listed.contains(&scope.cloned())
+    }
+
     pub(super) fn put(&mut self, (namespace, name): MetricName, metric: DatadogMetric, epoch: u64) {
         let of_namespace = self.known.entry(namespace.clone()).or_default();
         match of_namespace.get_mut(&name) {

@@ -157,18 +157,21 @@ impl Follower {
                     None => Duration::MAX,
                 };
                 match timeout(limit, events.next()).await {
+                    // Only a listing tells of what has not changed.
+                    Ok(Some(Ok(Event::Apply(_) | Event::Delete(_)))) if self.has_forgotten() => {
+                        continue 'anew;
+                    }
                     Ok(Some(Ok(event))) => {
                         is_listing = matches!(event, Event::Init | Event::InitApply(_));
                         self.hear(event);
                     }
                     // No failure. The watcher lists anew, though not again and again.
                     Ok(Some(Err(error))) if is_expired(&error) => sleep(PAUSES.0).await,
+                    // Neither, unless the listing fails too.
+                    Ok(Some(Err(error))) if is_gone(&error) => insists = true,
                     Ok(Some(Err(error))) => {
-                        insists = is_gone(&error);
                         self.fails(failure(error, &self.scope));
-                        if !insists {
-                            sleep(self.pause()).await;
-                        }
+                        sleep(self.pause()).await;
                     }
                     Ok(None) => break,
                     Err(_elapsed) if !is_listing => continue 'anew,
@@ -190,6 +193,12 @@ impl Follower {
         let (shortest, longest) = PAUSES;
         let pause = shortest * 2_u32.pow(self.failures.saturating_sub(1).min(16));
         pause.min(longest).mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+
+    /// A watch that is forbidden goes on, once it is allowed, from the version it knows.
+    fn has_forgotten(&self) -> bool {
+        self.scope.what == Watched::DatadogMetric
+            && !self.shared.index().datadog_metrics.has_listed(self.scope.namespace.as_ref())
     }
 
     fn hear(&mut self, event: Event<DynamicObject>) {

@@ -1,5 +1,5 @@
 //! A Datadog for one scenario: the sandbox's, behind a certificate for `https://api.<site>`, with
-//! keys of its own and a memory of who called.
+//! keys of its own and a memory of who called; and the sandbox's Cluster Agent as it is.
 
 use std::{
     collections::HashSet,
@@ -48,6 +48,8 @@ const RATE_LIMIT: &str = "1000000";
 pub(crate) struct Datadog {
     /// Without `api.`.
     pub(crate) site: String,
+    /// Of the simulated Cluster Agent.
+    pub(crate) agent_url: String,
     sandbox: String,
     client: reqwest::Client,
     front: Arc<Front>,
@@ -95,16 +97,16 @@ impl Datadog {
         proxy: &Proxy,
         logs: &Path,
     ) -> anyhow::Result<Self> {
-        let [port] = free_ports()?;
-        let listen = format!("127.0.0.1:{port}");
-        let arguments =
-            ["sandbox", "--datadog-only", "--datadog-listen", &listen, "--rate-limit", RATE_LIMIT];
-        let program = Program {
-            name: "datadog",
-            path: binary,
-            arguments: arguments.map(ToOwned::to_owned).into(),
-            environment: Vec::new(),
-        };
+        let [listen, agent] = free_ports()?.map(|port: u16| format!("127.0.0.1:{port}"));
+        let arguments = vec![
+            "sandbox".to_owned(),
+            "--datadog-only".into(),
+            format!("--datadog-listen={listen}"),
+            format!("--agent-listen={agent}"),
+            format!("--rate-limit={RATE_LIMIT}"),
+        ];
+        let environment = Vec::new();
+        let program = Program { name: "datadog", path: binary, arguments, environment };
         let process = program.start(logs)?;
         let client = reqwest::Client::builder().no_proxy().build()?;
         let sandbox = format!("http://{listen}");
@@ -118,8 +120,15 @@ impl Datadog {
         let mut server = JoinSet::new();
         server.spawn(accept(listener, tls, front.clone()));
         let process = tokio::sync::Mutex::new(process);
-        let datadog =
-            Self { site: site.to_owned(), sandbox, client, front, process, _server: server };
+        let datadog = Self {
+            site: site.to_owned(),
+            agent_url: format!("https://{agent}"),
+            sandbox,
+            client,
+            front,
+            process,
+            _server: server,
+        };
         let ready = async || {
             datadog.process.lock().await.check()?;
             Ok(datadog.client.get(format!("{}/faults", datadog.sandbox)).send().await.is_ok())

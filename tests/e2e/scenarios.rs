@@ -9,6 +9,7 @@ mod side_by_side;
 mod outage;
 mod push;
 mod tls;
+mod cluster_agent;
 mod credentials;
 mod features;
 mod restarts;
@@ -83,6 +84,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         core(scenario!("tls", 240, tls::tls)),
         scenario!("rotated-keys", 400, credentials::rotated),
         scenario!("scaler-restarts", 300, restarts::scaler),
+        scenario!("cluster-agent-https", 240, cluster_agent::https),
         scenario!("throttled", 300, outage::throttled),
         scenario!("unprocessable", 240, outage::unprocessable),
         scenario!("one-bad-trigger", 240, outage::one_bad),

@@ -175,6 +175,18 @@ impl Stage {
         json!({"type": "external", "metadata": merged(metadata, more)})
     }
 
+    /// The same, of this DatadogMetric.
+    pub(crate) fn agent_trigger(&self, metric: &str, more: &Value) -> Value {
+        let metadata = json!({
+            "scalerAddress": self.scaler_address(),
+            "useClusterAgentProxy": "true",
+            "datadogMetricName": metric,
+            "datadogMetricNamespace": self.namespace,
+            "targetValue": "5",
+        });
+        json!({"type": "external", "metadata": merged(metadata, more)})
+    }
+
     pub(crate) async fn deployment(&self, name: &str, replicas: u32) -> anyhow::Result<()> {
         let labels = json!({"app": name});
         let containers = json!([{"name": "app", "image": "none"}]);
@@ -223,6 +235,15 @@ impl Stage {
                 "spec": merged(spec, more),
             }))
             .await
+    }
+
+    /// For what is to stay as it is while it fails. After `cooldownPeriod` KEDA may take it to 0: an
+    /// error that the HPA gets takes the scalers away from a poll that has just begun, and a poll
+    /// without scalers is inactive, without an error (`getScaledObjectState` in
+    /// `pkg/scaling/scale_handler.go`, 2.20 and 2.21). An answer of 0 would still be seen, for the
+    /// HPA would go to 1.
+    pub(crate) async fn sleeps_late(&self, object: &str) -> anyhow::Result<()> {
+        self.patch("ScaledObject", object, &json!({"spec": {"cooldownPeriod": 900}})).await
     }
 
     pub(crate) async fn secret(&self, name: &str, data: &Value) -> anyhow::Result<()> {

@@ -346,6 +346,11 @@ async fn without_the_watch_the_agent_is_asked_until_there_is_one() {
     kubernetes.cut_watches();
     sleep(Duration::from_secs(90)).await;
     assert_eq!(told(&engine, &orders).await, AGENT.to_string());
+    // And given back: it tells at once what has changed since, but all else is forgotten.
+    kubernetes.apply(datadog_metric("demo", "orders", "8"));
+    kubernetes.allow("*", "datadogmetrics");
+    sleep(Duration::from_secs(90)).await;
+    assert_eq!(told(&engine, &orders).await, "8");
 }
 
 /// An API server that has just begun may forbid everything, until it knows the roles.
