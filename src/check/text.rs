@@ -234,8 +234,13 @@ impl Page {
         self.row("authenticationRef", &shorten(&credentials.authentication, MAX_TEXT));
         for ParameterSeen { name, from, present, .. } in &credentials.parameters {
             // Where it is not given, the default stands there.
-            let has_default =
-                ["datadogSite", "datadogMetricsServicePort", "unsafeSsl", "datadogCaCert"];
+            let has_default = [
+                "datadogSite",
+                "datadogMetricsServicePort",
+                "unsafeSsl",
+                "datadogCaCert",
+                "datadogServerName",
+            ];
             if from.is_none() && has_default.contains(name) {
                 continue;
             }

@@ -248,7 +248,6 @@ async fn an_agent_of_kubernetes_is_read_through_a_forwarded_port() {
     datadogMetricsServicePort `datadogMetricsServicePort` of the Secret
                               shop/datadog-keys
     datadogCaCert             `datadogCaCert` of the Secret shop/datadog-keys
-    datadogServerName         not given
     Cluster Agent             dd-metrics-api.datadog.svc:8443
     ");
     let request = section(&told.stdout, "Cluster Agent");
@@ -373,7 +372,6 @@ async fn each_parameter_is_told_by_itself() {
                               shop/datadog-keys (not readable)
     datadogMetricsServicePort `datadogMetricsServicePort` of the Secret
                               shop/datadog-keys (not readable)
-    datadogServerName         not given
     warning: Kubernetes forbids you to get secrets/datadog-keys in the namespace
       shop, so that it is not known here what the scaler finds
     ");

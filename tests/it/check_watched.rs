@@ -6,6 +6,7 @@ use crate::{
     check_agent::{section, trigger},
     datadog_metrics::{ACTIVE, datadog_metric, invalid, turned},
     live::{Cluster, run, said},
+    rbac::documents,
 };
 
 /// shop/checkout reads shop/NAME, without an `authenticationRef`.
@@ -106,5 +107,36 @@ async fn what_stands_only_in_kubernetes_is_not_asked_of_an_agent() {
     insta::assert_snapshot!(section(&told.stdout, "Cluster Agent"), @r"
     warning: with `--cluster-agent-source=crd`, the value stands in Kubernetes;
       apply the trigger, and read it there with `-n NAMESPACE NAME`
+    ");
+}
+
+#[tokio::test]
+async fn the_example_is_read_either_way() {
+    let cluster = Cluster::start().await;
+    for mut document in documents("deploy/examples/clusteragent.yaml") {
+        match document["kind"].as_str().unwrap() {
+            "ScaledObject" | "TriggerAuthentication" | "ConfigMap" => {}
+            // Kubernetes fills it in.
+            "Secret" => document["stringData"]["token"] = "of-the-example".into(),
+            "DatadogMetric" => {
+                let metadata = document["metadata"].take();
+                document = datadog_metric("shop", "orders", "20");
+                document["metadata"] = metadata;
+            }
+            _ => continue,
+        }
+        cluster.kubernetes.apply(document);
+    }
+    let told = cluster.check(&["mailer"]).await;
+    assert_eq!((told.code, &*told.stderr), (0, ""), "{}", told.stdout);
+    assert_eq!(section(&told.stdout, "Value"), "  20, active");
+    let told = cluster.check(&["mailer", "--cluster-agent-source", "http"]).await;
+    insta::assert_snapshot!(section(&told.stdout, "Credentials"), @r"
+    authenticationRef         TriggerAuthentication shop/cluster-agent
+    token                     `token` of the Secret shop/cluster-agent-token
+    datadogNamespace          `namespace` of the ConfigMap shop/cluster-agent
+    datadogMetricsService     `service` of the ConfigMap shop/cluster-agent
+    unsafeSsl                 `unsafeSsl` of the ConfigMap shop/cluster-agent
+    Cluster Agent             datadog-cluster-agent-metrics-api.datadog.svc:8443
     ");
 }

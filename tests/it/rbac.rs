@@ -22,7 +22,7 @@ const GRANTED: [&str; 2] = ["deploy/rbac/cluster.yaml", "deploy/rbac/namespaced.
 const EXAMPLE: &str = "deploy/examples/triggerauthentication.yaml";
 const DEPLOYMENT: &str = "deploy/keda-datadog-scaler.yaml";
 
-fn documents(path: &str) -> Vec<Value> {
+pub(crate) fn documents(path: &str) -> Vec<Value> {
     let text = fs::read_to_string(repository().join(path)).unwrap();
     serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
