@@ -235,7 +235,8 @@ impl Follower {
         if was == Some(WatchState::Forbidden) {
             tracing::info!(what = %self.scope, "a watch is not forbidden any more");
         }
-        if was != Some(WatchState::Working) && self.scope.what == Watched::DatadogMetric {
+        let is_back = matches!(was, Some(WatchState::Working | WatchState::Failing));
+        if !is_back && self.scope.what == Watched::DatadogMetric {
             tracing::info!(what = %self.scope, "DatadogMetrics are read as a watch tells them");
         }
         match self.scope.what {

@@ -176,7 +176,13 @@ impl Book {
             }
             Some(failure) => {
                 let lasts_alone = entry.trouble.lasts_alone(now);
-                let pause = pause(failure, lasts_alone, entry.rejections, refresh);
+                // It costs nothing where no requests are counted, and a failure that follows on a
+                // 422 is not to be found out late.
+                let pause = if demand.account.is_metered() {
+                    pause(failure, lasts_alone, entry.rejections, refresh)
+                } else {
+                    refresh
+                };
                 let is_put_off = pause > refresh;
                 now + if is_put_off { pause.mul_f64(jitter) } else { pause }
             }

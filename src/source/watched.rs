@@ -77,8 +77,11 @@ pub(crate) fn interpret(
         return of_words(words, account, query).map_or(Ok(no_data), Err);
     }
     let taken_at = metric.taken_at.ok_or_else(unread)?;
+    // At its next round, the Cluster Agent would have found that it is no value any more.
     if metric.max_age.is_some_and(|max_age| age(taken_at, now) > max_age + GRACE) {
-        return Ok(no_data);
+        let what =
+            "its value is older than `spec.maxAge`, and it has not been read since".to_owned();
+        return Err(SourceError::MetricFails { metric: called(query), what });
     }
     let value = metric.value.filter(|value| value.is_finite()).ok_or_else(|| {
         let reason = "it is not a finite number".to_owned();
@@ -184,7 +187,7 @@ mod tests {
         unusable: the DatadogMetric shop/orders has no usable value: it is not a finite number; correct its `spec.query`
         unusable: the DatadogMetric shop/orders has no usable value: it is not a finite number; correct its `spec.query`
         1977.2, 70 s old
-        no data
+        metric_fails: the Cluster Agent has no value of the DatadogMetric shop/orders (its value is older than `spec.maxAge`, and it has not been read since); its log may tell more
         "#);
     }
 }

@@ -184,7 +184,7 @@ async fn each_state_has_a_code_and_a_remedy() {
     Unavailable: Datadog cannot process the query at the moment (422); that passes, and `metricUnavailableValue` would bridge it
     ResourceExhausted: Datadog's rate limit is spent for the Cluster Agent (Datadog API call error, error: Datadog API rate limit exceeded); have it read fewer DatadogMetrics, or ask Datadog for a higher limit
     InvalidArgument: the DatadogMetric demo/orders has no usable value: it is not a finite number; correct its `spec.query`
-    NotFound: the Cluster Agent has no data of the DatadogMetric demo/orders; its status tells why (`kubectl describe datadogmetric`); wait for data, or set `metricUnavailableValue`
+    Unavailable: the Cluster Agent has no value of the DatadogMetric demo/orders (its value is older than `spec.maxAge`, and it has not been read since); its log may tell more
     NotFound: the newest value of the DatadogMetric demo/orders is 3600 s old, and 960 s are allowed (`maxAge`); wait for data, raise that, or set `metricUnavailableValue`
     "#);
 }
@@ -290,6 +290,29 @@ async fn metrics_of_other_namespaces_are_for_those_who_are_allowed() {
             "PermissionDenied: the DatadogMetric is of the namespace bank, and triggers of demo";
         assert!(refused.starts_with(start), "{refused}");
         assert_eq!(engine.requests(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_metrics_of_one_namespace_is_no_affair_of_another() {
+    let orders = metric("demo", "orders", &[]);
+    let theirs = ["a", "b"].map(|name| {
+        let basis = metric("bank", name, &[]);
+        ScaledObjectRef { namespace: "bank".into(), name: name.into(), ..basis }
+    });
+    let kubernetes = cluster(&[&orders, &theirs[0], &theirs[1]]);
+    kubernetes.apply(datadog_metric("demo", "orders", "7"));
+    let sound = |name| datadog_metric("bank", name, "1");
+    kubernetes.apply(invalid(sound("a"), "a text that nobody knows"));
+    kubernetes.apply(abandoned(sound("b"), 200));
+    // At whichever instant of their trouble it is asked for the first time.
+    for seconds in (30..60).step_by(2) {
+        let engine = start(&kubernetes, |_| {}).await;
+        for request in &theirs {
+            assert!(told(&engine, request).await.starts_with("Unavailable"));
+        }
+        sleep(Duration::from_secs(seconds)).await;
+        assert_eq!(told(&engine, &orders).await, "7", "after {seconds} s");
     }
 }
 

@@ -59,6 +59,10 @@ pub(super) fn not_fetched(error: HttpError, account: &Account, query: &Query) ->
         HttpError::Failed { cause } if !cause.contains("invalid peer certificate") => {
             SourceError::Unreachable { host, cause }
         }
+        HttpError::Failed { cause } if cause.contains("ProtocolVersion") => {
+            let cause = format!("{cause}; it has to speak TLS 1.3, as Cluster Agents do");
+            SourceError::Unreachable { host, cause }
+        }
         HttpError::Failed { cause } if cause.contains("not valid for name") => {
             let cause = format!(
                 "{cause}; give the name that is on it with `datadogServerName` (or \
