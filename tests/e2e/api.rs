@@ -149,6 +149,8 @@ pub(crate) fn path(kind: &str, namespace: Option<&str>, name: &str) -> anyhow::R
         "ClusterRole" => ("apis/rbac.authorization.k8s.io/v1", "clusterroles"),
         "ClusterRoleBinding" => ("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
         "APIService" => ("apis/apiregistration.k8s.io/v1", "apiservices"),
+        "CustomResourceDefinition" => ("apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
+        "DatadogMetric" => ("apis/datadoghq.com/v1alpha1", "datadogmetrics"),
         "ScaledObject" => ("apis/keda.sh/v1alpha1", "scaledobjects"),
         "ScaledJob" => ("apis/keda.sh/v1alpha1", "scaledjobs"),
         "TriggerAuthentication" => ("apis/keda.sh/v1alpha1", "triggerauthentications"),

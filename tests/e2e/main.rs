@@ -28,6 +28,7 @@ mod api;
 mod cluster;
 mod datadog;
 mod stage;
+mod cluster_agent;
 mod scenarios;
 
 use cluster::Cluster;

@@ -77,6 +77,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     let core = |scenario| Scenario { is_core: true, ..scenario };
     let alone = |scenario| Scenario { is_alone: true, ..scenario };
     vec![
+        scenario!("cluster-agent-watch", 720, cluster_agent::watch),
         core(scenario!("side-by-side", 400, side_by_side::metrics)),
         core(scenario!("outage", 300, outage::outage)),
         core(scenario!("scaled-object", 240, life::scaled_object)),

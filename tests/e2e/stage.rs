@@ -238,10 +238,9 @@ impl Stage {
     }
 
     /// For what is to stay as it is while it fails. After `cooldownPeriod` KEDA may take it to 0: an
-    /// error that the HPA gets takes the scalers away from a poll that has just begun, and a poll
-    /// without scalers is inactive, without an error (`getScaledObjectState` in
-    /// `pkg/scaling/scale_handler.go`, 2.20 and 2.21). An answer of 0 would still be seen, for the
-    /// HPA would go to 1.
+    /// error that the HPA gets closes the scalers that a poll is asking, which then counts as
+    /// inactive, without an error (`getScalerState` in `pkg/scaling/scale_handler.go`, 2.20.2 and
+    /// 2.21.0). An answer of 0 would still be seen, for the HPA would go to 1.
     pub(crate) async fn sleeps_late(&self, object: &str) -> anyhow::Result<()> {
         self.patch("ScaledObject", object, &json!({"spec": {"cooldownPeriod": 900}})).await
     }

@@ -23,8 +23,10 @@ pub(super) async fn outage(scene: Scene) -> Outcome {
         stage.deployment(name, 0).await?;
         stage.scaled_object(name, &trigger, &more).await?;
     }
-    stage.has_replicas("frozen", 3).await?;
-    stage.has_replicas("fallback", 3).await?;
+    for name in ["frozen", "fallback"] {
+        stage.has_replicas(name, 3).await?;
+        stage.sleeps_late(name).await?;
+    }
 
     stage.datadog.fault("504").await?;
     // If a failure were taken for an empty queue, this is where it would show.
@@ -46,7 +48,7 @@ pub(super) async fn outage(scene: Scene) -> Outcome {
     stage.has_condition("frozen", "Ready", "True").await?;
     stage.has_condition("fallback", "Fallback", "False").await?;
     stage.datadog.set(0.0).await?;
-    stage.has_replicas("frozen", 0).await?;
+    stage.has_replicas("frozen", 1).await?;
     Ok(format!("held, frozen at 3; fallback to {fell_back}; recovered to {recovered}"))
 }
 
@@ -58,6 +60,7 @@ pub(super) async fn throttled(scene: Scene) -> Outcome {
     stage.deployment("app", 0).await?;
     stage.scaled_object("app", &[stage.trigger(&json!({}))], &json!({})).await?;
     stage.has_replicas("app", 3).await?;
+    stage.sleeps_late("app").await?;
 
     stage.datadog.fault("429-bare").await?;
     stage.datadog.set(0.0).await?;
@@ -71,8 +74,8 @@ pub(super) async fn throttled(scene: Scene) -> Outcome {
 
     stage.datadog.mend().await?;
     // It has been told to wait, and half a minute is what it waits without being told how long.
-    let took = until("0 replicas", seconds(90), replicas, |seen| *seen == 0).await?;
-    Ok(format!("frozen at 3, {calls} calls in 15 s; 0 again {:.0} s later", took.as_secs_f64()))
+    let took = until("1 replica", seconds(90), replicas, |seen| *seen == 1).await?;
+    Ok(format!("frozen at 3, {calls} calls in 15 s; 1 again {:.0} s later", took.as_secs_f64()))
 }
 
 /// HTTP 422 comes and goes for good queries.
@@ -85,8 +88,10 @@ pub(super) async fn unprocessable(scene: Scene) -> Outcome {
         stage.deployment(name, 0).await?;
         stage.scaled_object(name, &[trigger], &json!({})).await?;
     }
-    stage.has_replicas("bare", 3).await?;
-    stage.has_replicas("filled", 3).await?;
+    for name in ["bare", "filled"] {
+        stage.has_replicas(name, 3).await?;
+        stage.sleeps_late(name).await?;
+    }
 
     stage.datadog.fault("422").await?;
     stage.datadog.set(0.0).await?;
@@ -98,8 +103,8 @@ pub(super) async fn unprocessable(scene: Scene) -> Outcome {
     ensure!(bare == 3, "{bare} replicas without `metricUnavailableValue`");
 
     stage.datadog.mend().await?;
-    stage.has_replicas("bare", 0).await?;
-    stage.has_replicas("filled", 0).await?;
+    stage.has_replicas("bare", 1).await?;
+    stage.has_replicas("filled", 1).await?;
     Ok(format!("held, then frozen at 3, and filled to {filled}"))
 }
 
