@@ -120,7 +120,6 @@ impl<S: Source> Asking<S> {
         server: &Server,
         examined: &mut Examined,
     ) {
-        // Else it has been told that there is no such name.
         if let Keys::Unneeded(metric) = &keys {
             return explain_watched(metric.as_ref(), trigger, server, examined);
         }
@@ -132,6 +131,7 @@ impl<S: Source> Asking<S> {
         }
         let demand = match demand(trigger, account.clone()) {
             Ok(demand) => demand,
+            // It has been told that there is no such name.
             Err(_) if question_names(trigger).is_err() => return,
             Err(_) => return dotted(trigger, self.agents.source, examined),
         };
@@ -153,12 +153,10 @@ impl<S: Source> Asking<S> {
             }
             _ => judge(trigger, &fetched, server, examined),
         };
-        match &fetched.result {
-            Ok(reading) => question_age(trigger, reading, server, examined),
-            Err(error) => examined.findings_on(error, &query, service.as_ref()),
+        if let Err(error) = &fetched.result {
+            examined.findings_on(error, &query, service.as_ref());
         }
-        let reading = fetched.result.ok();
-        let metric = MetricSeen::of(trigger, &query, reading.as_deref());
+        let metric = see(trigger, &query, &fetched, server, examined);
         examined.evidence = Evidence::ClusterAgent { request, metric, reckoning };
     }
 }
@@ -175,12 +173,10 @@ fn explain_watched(
     let result = interpret(metric, true, &account, &query, wall_clock());
     let fetched = Fetched::at_once(result);
     let reckoning = judge(trigger, &fetched, server, examined);
-    match &fetched.result {
-        Ok(reading) => question_age(trigger, reading, server, examined),
-        Err(error) => examined.findings_on(error, &query, None),
+    if let Err(error) = &fetched.result {
+        examined.findings_on(error, &query, None);
     }
-    let reading = fetched.result.ok();
-    let metric = MetricSeen::of(trigger, &query, reading.as_deref());
+    let metric = see(trigger, &query, &fetched, server, examined);
     let request = Request {
         host: account.host(),
         keys: String::new(),
@@ -189,6 +185,21 @@ fn explain_watched(
         took_ms: 0.0,
     };
     examined.evidence = Evidence::ClusterAgent { request, metric, reckoning };
+}
+
+/// What there is of the metric, once its age has been questioned.
+fn see(
+    trigger: &Trigger,
+    query: &Query,
+    fetched: &Fetched,
+    server: &Server,
+    examined: &mut Examined,
+) -> MetricSeen {
+    let reading = fetched.result.as_deref().ok();
+    if let Some(reading) = reading {
+        question_age(trigger, reading, server, examined);
+    }
+    MetricSeen::of(trigger, query, reading)
 }
 
 impl Agents {

@@ -16,6 +16,8 @@ use crate::{
 
 /// Most that are followed.
 const MAX_ENTRIES: usize = 10_000;
+/// Most of one namespace that are resolved at once: it may have some that take long.
+const MAX_OF_NAMESPACE: usize = 4;
 /// How often each is read again: what Kubernetes itself takes to project a changed Secret.
 const ROUND: Duration = Duration::from_mins(1);
 /// The same, of what has come to nothing: its author may be mending it.
@@ -26,8 +28,6 @@ const REFUSED_ANEW: Duration = Duration::from_mins(10);
 const LATELY: Duration = Duration::from_secs(10);
 /// What nobody asked for in this time is forgotten.
 const IDLE: Duration = Duration::from_mins(10);
-/// Most of one namespace that are resolved at once: it may have some that take long.
-const MAX_OF_NAMESPACE: usize = 4;
 /// How often that is looked for.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 
