@@ -25,6 +25,7 @@ mod reading;
 mod agent;
 mod watch;
 mod through;
+mod presence;
 mod replicas;
 mod compare;
 mod text;
@@ -96,6 +97,8 @@ pub enum Triggers {
     Metadata(BTreeMap<String, String>),
     /// Those of an object that is there.
     Live(Live),
+    /// There are none: whether the scaler serves is all that is asked.
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +119,13 @@ pub async fn run(
 ) -> anyhow::Result<bool> {
     let (fine, respondent) = tokio::select! {
         told = async {
-            let respondent = Respondent::new(&config.ask).await?;
+            let mut respondent = Respondent::new(&config.ask).await?;
+            if let (Triggers::None, Respondent::Scaler { pool, .. }) =
+                (&config.triggers, &mut respondent)
+            {
+                let fine = presence::tell(pool, config.output, out).await?;
+                return anyhow::Ok((fine, respondent));
+            }
             let (found, mut cluster) = find(&config.triggers).await?;
             if let Some(cluster) = &mut cluster {
                 cluster.rules.agent_ca = config.ask.agent_ca().await?.into();
@@ -125,7 +134,7 @@ pub async fn run(
                 Respondent::Datadog(asking) if config.ask.compares() => {
                     let asking = asking.at(compare::settled_at());
                     let fine = compare::run(&config, &found, &asking, out).await?;
-                    anyhow::Ok((fine, Respondent::Nobody))
+                    Ok((fine, Respondent::Nobody))
                 }
                 mut respondent => {
                     let fine = tell_all(&config, &found, cluster.as_ref(), &mut respondent, out).await?;
@@ -152,6 +161,7 @@ async fn find(triggers: &Triggers) -> anyhow::Result<(Found, Option<Cluster>)> {
             .await
             .context("reading the files panicked")??,
         Triggers::Metadata(metadata) => Found::of_metadata(&metadata),
+        Triggers::None => Found::default(),
         Triggers::Live(live) => {
             let (found, cluster) = Box::pin(live::find(live)).await?;
             return Ok((found, Some(cluster)));

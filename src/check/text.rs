@@ -5,6 +5,7 @@ use textwrap::core::display_width;
 
 use super::{
     manifest::OF_METADATA,
+    presence::Presence,
     report::{
         Answer, Call, Credentials, Event, Evidence, Examined, Failed, Happening, Hold, Level,
         Outcome, ParameterSeen, Report, Scaling, Setting, Step,
@@ -38,6 +39,21 @@ const DAY_MS: i64 = 86_400_000;
 
 const fn coloured(colour: AnsiColor) -> Style {
     Style::new().fg_color(Some(Color::Ansi(colour)))
+}
+
+/// Likewise.
+pub(super) fn presence(presence: &Presence, width: usize) -> String {
+    let mut page = Page { text: String::new(), width: width.clamp(NARROWEST, WIDEST) };
+    page.line(format_args!("{BOLD}Scaler{BOLD:#}"));
+    let took = format!("answered after {:.1} ms", presence.took_ms);
+    match &presence.error {
+        None => page.paragraph(&format!("{} serves, {took}", presence.scaler)),
+        Some(error) => {
+            page.paragraph(&presence.scaler);
+            page.finding(Level::Error, error);
+        }
+    }
+    page.text
 }
 
 /// Lines of at most `width` columns, with colour.

@@ -26,7 +26,7 @@ pub use connection::Tls;
 pub(super) use connection::{Pool, Security, Unconnected};
 
 /// KEDA's scale loop would wait for ever; `check` does not.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 const NO_VALUE: &str = "there is no value in the answer";
 

@@ -20,6 +20,7 @@ Examples:
   keda-datadog-scaler check -n shop checkout
   kubectl get scaledobject shop -o yaml | keda-datadog-scaler check -f -
   keda-datadog-scaler check -f scaledobject.yaml --through 127.0.0.1:9090 --watch
+  keda-datadog-scaler check --through 127.0.0.1:9090
   keda-datadog-scaler check -f scaledobjects.yaml --compare-batch
   keda-datadog-scaler check -n shop checkout \\
       --cluster-agent-forward dd-metrics-api.datadog.svc:8443=127.0.0.1:8443
@@ -32,7 +33,8 @@ Exit code: 0 fine, 1 an error, a warning or a difference, 2 a command line that 
 a file or an object that cannot be read, or no such trigger.";
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("triggers").required(true).args(["filename", "metadata", "object"])))]
+#[command(group(ArgGroup::new("triggers").args(["filename", "metadata", "object"])))]
+#[command(group(ArgGroup::new("subject").required(true).multiple(true).args(["filename", "metadata", "object", "through"])))]
 pub struct Check {
     /// File with ScaledObjects or ScaledJobs, YAML or JSON; `-` is the standard input; repeatable
     #[arg(short, long, value_name = "FILE")]
@@ -73,7 +75,8 @@ pub struct Check {
     #[arg(long, conflicts_with = "through")]
     offline: bool,
 
-    /// Play KEDA against the scaler that runs at this address, in place of asking Datadog
+    /// Play KEDA against the scaler that runs at this address, in place of asking Datadog; without
+    /// triggers, ask only whether it serves
     #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     through: Option<String>,
 
@@ -83,7 +86,7 @@ pub struct Check {
     compare_batch: bool,
 
     /// Go on: poll as KEDA does, and follow StreamIsActive beside it, until Ctrl-C
-    #[arg(long, requires = "through")]
+    #[arg(long, requires_all = ["through", "triggers"])]
     watch: bool,
 
     /// How often to poll with `--watch` [default: `pollingInterval` of the object]
@@ -185,6 +188,8 @@ impl Check {
         };
         let triggers = if let Some(live) = live {
             Triggers::Live(live)
+        } else if self.filename.is_empty() && self.metadata.is_empty() {
+            Triggers::None
         } else if self.filename.is_empty() {
             let mut metadata = BTreeMap::new();
             for (key, value) in &self.metadata {

@@ -36,6 +36,7 @@ mod sandbox;
 mod sandbox_agent;
 mod faults;
 mod check;
+mod presence;
 mod watch;
 mod live;
 mod reach;

@@ -6,7 +6,7 @@ use textwrap::{Options, WordSplitter, core::display_width, fill};
 
 use super::{BOLD, CYAN, MAX_TEXT, RED, YELLOW};
 use crate::{
-    check::report::{Examined, Finding, Level, Step},
+    check::report::{Examined, Level, Step},
     words::shorten,
 };
 
@@ -56,26 +56,26 @@ impl Page {
 
     pub(super) fn findings(&mut self, examined: &Examined, step: Step) {
         for finding in examined.findings.iter().filter(|finding| finding.step == step) {
-            self.finding(finding);
+            self.finding(finding.level, &finding.message);
         }
     }
 
     /// But for errors, which stand there already.
     pub(super) fn warnings(&mut self, examined: &Examined, step: Step) {
         let of_step = examined.findings.iter().filter(|finding| finding.step == step);
-        of_step.filter(|f| f.level != Level::Error).for_each(|finding| self.finding(finding));
+        of_step.filter(|f| f.level != Level::Error).for_each(|f| self.finding(f.level, &f.message));
     }
 
-    fn finding(&mut self, finding: &Finding) {
-        let style = match finding.level {
+    pub(super) fn finding(&mut self, level: Level, message: &str) {
+        let style = match level {
             Level::Error => RED,
             Level::Warning => YELLOW,
             Level::Note => CYAN,
         };
-        let label = format!("  {}: ", finding.level);
+        let label = format!("  {level}: ");
         // Wrapped without colour, whose codes have no width.
         let before = self.text.len();
-        self.wrapped(&shorten(&finding.message, MAX_TEXT), &label, "    ");
+        self.wrapped(&shorten(message, MAX_TEXT), &label, "    ");
         let word = label.trim();
         let coloured = format!("  {style}{word}{style:#} ");
         self.text.replace_range(before..before + label.len(), &coloured);

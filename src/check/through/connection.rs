@@ -29,7 +29,7 @@ pub struct Tls {
 }
 
 /// What the trigger's metadata says of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Security {
     /// `enableTLS`
     tls: bool,
@@ -177,7 +177,7 @@ impl Pool {
         security.any_certificate && self.has_certificates
     }
 
-    fn uses_tls(&self, security: Security) -> bool {
+    pub(crate) fn uses_tls(&self, security: Security) -> bool {
         security.tls || self.has_certificates
     }
 
