@@ -7,7 +7,7 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::{Outcome, QUICK, Scene};
+use super::{Outcome, QUICK, Scene, examples};
 use crate::{
     api::documents,
     cluster::ROUNDS,
@@ -94,6 +94,7 @@ async fn begins(stage: &Stage, agent: &ClusterAgent) -> Outcome {
     scaled_object(stage, "app", "orders", &json!({})).await?;
     stage.has_event("app", "Kubernetes knows no DatadogMetrics").await?;
     agent.define().await?;
+    examples::are_sound(&stage.cluster, |kind| kind == "DatadogMetric").await?;
     agent.create("orders", true).await?;
     agent.set("orders", 3.0).await?;
     let replicas = async || stage.replicas("app").await;
