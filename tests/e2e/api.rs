@@ -55,7 +55,17 @@ impl Api {
 
     /// The same, as it is written in YAML.
     pub(crate) async fn apply_text(&self, path: &str, object: String) -> anyhow::Result<()> {
-        let path = format!("{path}?fieldManager=e2e&force=true");
+        self.send_apply(path, "", object).await
+    }
+
+    /// Whether it could be made so. An error also for a field that Kubernetes does not know.
+    pub(crate) async fn dry_run(&self, object: &Value) -> anyhow::Result<()> {
+        let options = "&dryRun=All&fieldValidation=Strict";
+        self.send_apply(&path_of(object)?, options, object.to_string()).await
+    }
+
+    async fn send_apply(&self, path: &str, options: &str, object: String) -> anyhow::Result<()> {
+        let path = format!("{path}?fieldManager=e2e&force=true{options}");
         let sent = self.send::<Value>(Method::PATCH, &path, APPLY, object.into_bytes()).await;
         sent.map_err(told).with_context(|| format!("apply {path}")).map(drop)
     }
@@ -137,6 +147,7 @@ pub(crate) fn path(kind: &str, namespace: Option<&str>, name: &str) -> anyhow::R
     let (group, resources) = match kind {
         "Namespace" => ("api/v1", "namespaces"),
         "Secret" => ("api/v1", "secrets"),
+        "ConfigMap" => ("api/v1", "configmaps"),
         "Service" => ("api/v1", "services"),
         "ServiceAccount" => ("api/v1", "serviceaccounts"),
         "Pod" => ("api/v1", "pods"),

@@ -5,6 +5,7 @@ use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 use crate::{cluster::Cluster, stage::Stage, wait::seconds};
 
 mod life;
+mod examples;
 mod side_by_side;
 mod outage;
 mod push;
@@ -83,12 +84,14 @@ pub(crate) fn all() -> Vec<Scenario> {
         core(scenario!("scaled-object", 240, life::scaled_object)),
         core(scenario!("push", 240, push::push)),
         core(scenario!("tls", 240, tls::tls)),
+        core(scenario!("examples", 60, examples::dry_run)),
         scenario!("rotated-keys", 400, credentials::rotated),
         scenario!("scaler-restarts", 300, restarts::scaler),
         scenario!("cluster-agent-https", 240, cluster_agent::https),
         scenario!("throttled", 300, outage::throttled),
         scenario!("unprocessable", 240, outage::unprocessable),
         scenario!("one-bad-trigger", 240, outage::one_bad),
+        scenario!("who-answers", 240, examples::who_answers),
         scenario!("scaled-job", 240, life::scaled_job),
         scenario!("at-least-one", 240, life::at_least_one),
         scenario!("cached-metrics", 240, features::cached),

@@ -213,28 +213,38 @@ impl Stage {
         triggers: &[Value],
         more: &Value,
     ) -> anyhow::Result<()> {
-        let quick = json!({"stabilizationWindowSeconds": 0,
-            "policies": [{"type": "Pods", "value": 100, "periodSeconds": 1}]});
-        let spec = json!({
-            "scaleTargetRef": {"name": name},
-            "pollingInterval": 1,
-            "cooldownPeriod": 2,
-            "minReplicaCount": 0,
-            "maxReplicaCount": 10,
-            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": {
-                "scaleDown": quick, "scaleUp": quick,
-            }}},
-            "triggers": triggers,
-        });
-        self.cluster
-            .api
-            .apply(&json!({
-                "apiVersion": "keda.sh/v1alpha1",
-                "kind": "ScaledObject",
-                "metadata": {"name": name, "namespace": self.namespace},
-                "spec": merged(spec, more),
-            }))
-            .await
+        let mut object = hastened(json!({
+            "apiVersion": "keda.sh/v1alpha1",
+            "kind": "ScaledObject",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {
+                "scaleTargetRef": {"name": name},
+                "minReplicaCount": 0,
+                "maxReplicaCount": 10,
+                "triggers": triggers,
+            },
+        }));
+        object["spec"] = merged(object["spec"].take(), more);
+        self.cluster.api.apply(&object).await
+    }
+
+    /// What is scaled by a file of `deploy/examples`, as it is but for the namespace, the scaler
+    /// and the queries, one for each trigger. Its Deployment is there, if it has one.
+    pub(crate) async fn example(&self, file: &str, queries: &[&str]) -> anyhow::Result<Value> {
+        let objects = documents(&repository("deploy/examples").join(file))?;
+        let mut scaled = objects.into_iter().filter(|object| object["spec"]["triggers"].is_array());
+        let mut object = scaled.next().with_context(|| format!("{file} scales nothing"))?;
+        object["metadata"]["namespace"] = self.namespace.as_str().into();
+        let triggers = object["spec"]["triggers"].as_array_mut().context("no triggers")?;
+        ensure!(triggers.len() == queries.len(), "{file} has {} triggers", triggers.len());
+        for (trigger, query) in triggers.iter_mut().zip(queries) {
+            trigger["metadata"]["scalerAddress"] = self.scaler_address().into();
+            trigger["metadata"]["query"] = (*query).into();
+        }
+        if let Some(target) = object["spec"]["scaleTargetRef"]["name"].as_str() {
+            self.deployment(target, 0).await?;
+        }
+        Ok(object)
     }
 
     /// For what is to stay as it is while it fails. After `cooldownPeriod` KEDA may take it to 0: an
@@ -393,6 +403,21 @@ pub(crate) fn authentication(kind: &str, namespace: Option<&str>, name: &str) ->
 /// A file of it.
 pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A ScaledObject or a ScaledJob that is asked for each second, and quick to come down.
+pub(crate) fn hastened(mut object: Value) -> Value {
+    let is_job = object["kind"] == "ScaledJob";
+    let spec = &mut object["spec"];
+    spec["pollingInterval"] = 1.into();
+    if !is_job {
+        let quick = json!({"stabilizationWindowSeconds": 0,
+            "policies": [{"type": "Pods", "value": 100, "periodSeconds": 1}]});
+        spec["cooldownPeriod"] = 2.into();
+        spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] =
+            json!({"scaleDown": quick, "scaleUp": quick});
+    }
+    object
 }
 
 /// The fields of `more` in place of those of `base`.

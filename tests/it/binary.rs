@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::cluster_agent::metric;
 use crate::harness::{
-    API_KEY, APP_KEY, FakeDatadog, Keda, Reply, check_status, http_client, object, repository, soon,
+    API_KEY, APP_KEY, FakeDatadog, Keda, Reply, check_status, examples, http_client, object, soon,
 };
 use crate::transport::TlsDatadog;
 
@@ -231,10 +231,11 @@ spec:
 
 #[test]
 fn the_examples_are_fine() {
-    for name in ["scaledobject", "scaledjob", "triggerauthentication", "tls"] {
-        let path = repository().join("deploy/examples").join(name).with_extension("yaml");
-        let (code, stdout, _) = check(&["--offline", "-f", path.to_str().unwrap()], &[], "");
-        assert_eq!(code, 0, "{stdout}");
+    for example in examples() {
+        let (code, stdout, stderr) =
+            check(&["--offline", "-f", example.to_str().unwrap()], &[], "");
+        assert_eq!((code, &*stderr), (0, ""), "{stdout}");
+        assert!(!stdout.contains("warning: "), "{stdout}");
     }
 }
 

@@ -332,3 +332,12 @@ pub(crate) fn install_tls() {
 pub(crate) fn repository() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
+
+/// The files of `deploy/examples`, all of them.
+pub(crate) fn examples() -> Vec<PathBuf> {
+    let files = std::fs::read_dir(repository().join("deploy/examples")).unwrap();
+    let mut examples: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+    examples.sort();
+    assert!(!examples.is_empty());
+    examples
+}

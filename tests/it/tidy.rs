@@ -2,7 +2,7 @@
 //! and code, and a `deploy/` that works.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -16,12 +16,12 @@ use keda_datadog_scaler::{
     metrics::{Limit, Method, Metrics, Organisation, Standing},
     refresh::DemandState,
     sandbox::Fault,
-    source::SourceError,
-    trigger::{KEYS, Trigger},
+    source::{SourceError, grammar::split},
+    trigger::{KEYS, PointOffset, Trigger},
 };
 use serde_json::Value;
 
-use crate::harness::repository;
+use crate::harness::{examples, repository};
 
 fn read(path: impl AsRef<Path>) -> String {
     let path = repository().join(path);
@@ -273,25 +273,68 @@ fn the_deployment_uses_only_flags_that_exist() {
     assert!(matches!(command, Command::Serve(_)));
 }
 
+/// With the names of their files.
+fn objects_of_examples() -> Vec<(String, Value)> {
+    let of_file = |path: PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&read(&path)).unwrap();
+        documents.into_iter().map(move |object| (name.clone(), object))
+    };
+    examples().into_iter().flat_map(of_file).collect()
+}
+
 #[test]
 fn the_examples_are_sound_triggers() {
-    for (example, holds) in [
-        ("scaledobject", true),
-        ("triggerauthentication", true),
-        ("clusteragent", true),
-        ("scaledjob", false),
-    ] {
-        let text = read(Path::new("deploy/examples").join(example).with_extension("yaml"));
-        let (_, trigger) = text.split_once("- type: external\n      metadata:\n").unwrap();
-        let metadata: HashMap<String, String> = trigger
-            .lines()
-            .take_while(|line| line.starts_with("        "))
-            .filter_map(|line| line.trim().split_once(": "))
-            .filter(|(key, _)| !key.starts_with('#'))
-            .map(|(key, value)| (key.to_owned(), value.trim_matches('"').to_owned()))
-            .collect();
-        let (trigger, _) = Trigger::parse(&metadata, true).unwrap();
-        assert_eq!(trigger.hold.is_none(), holds, "{example}");
+    let mut files = HashSet::new();
+    for (file, object) in objects_of_examples() {
+        let triggers = object["spec"]["triggers"].as_array().into_iter().flatten();
+        for trigger in triggers {
+            let metadata = trigger["metadata"].as_object().unwrap().iter();
+            let metadata: HashMap<String, String> =
+                metadata.map(|(key, text)| (key.clone(), text.as_str().unwrap().into())).collect();
+            let (parsed, advice) = Trigger::parse(&metadata, true).unwrap();
+            assert!(advice.is_empty(), "{file}: {advice:?}");
+            // As "Choosing a query" in the README has it.
+            for query in metadata.get("query").into_iter().flat_map(|query| split(query).unwrap()) {
+                assert!(query.contains(".rollup("), "{file}: {query}");
+            }
+            match object["kind"].as_str().unwrap() {
+                // It starts nothing for work already done.
+                "ScaledJob" => assert_eq!(parsed.hold, Some(Duration::ZERO), "{file}"),
+                _ if metadata.contains_key("query") => {
+                    assert_eq!(parsed.reckoning.offset, PointOffset::Auto, "{file}");
+                }
+                _ => {}
+            }
+            files.insert(file.clone());
+        }
+    }
+    assert_eq!(files.len(), examples().len(), "one has no trigger: {files:?}");
+}
+
+#[test]
+fn all_examples_can_be_applied_together() {
+    let mut names = HashSet::new();
+    // KEDA refuses a second ScaledObject for one workload.
+    let mut targets = HashSet::new();
+    for (file, object) in objects_of_examples() {
+        let name = |of: &Value| of["name"].as_str().map(ToOwned::to_owned);
+        let kind = object["kind"].as_str().unwrap().to_owned();
+        let is_new = names.insert((kind, name(&object["metadata"]).unwrap()));
+        assert!(is_new, "{file} has a {} of a name that another has", object["kind"]);
+        if let Some(target) = name(&object["spec"]["scaleTargetRef"]) {
+            assert!(targets.insert(target.clone()), "{file} scales {target}, as another does");
+        }
+    }
+}
+
+#[test]
+fn the_readme_knows_every_example() {
+    let readme = read("README.md");
+    for example in examples() {
+        let name = example.file_name().unwrap().to_str().unwrap();
+        let row = format!("| [`{name}`](deploy/examples/{name}) | ");
+        assert!(readme.contains(&row), "{name} is not in the README");
     }
 }
 

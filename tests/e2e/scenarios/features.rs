@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::{Outcome, QUICK, Scene};
 use crate::{
     cluster::ROUNDS,
-    stage::DIAL_METRIC,
+    stage::{DIAL, DIAL_METRIC, hastened},
     wait::{always, seconds, until},
 };
 
@@ -31,31 +31,21 @@ pub(super) async fn cached(scene: Scene) -> Outcome {
     Ok(format!("GetMetrics {asked} times in 24 s at a poll each 8 s; {up}"))
 }
 
-/// `scalingModifiers`: a formula over two of our triggers, neither of which has a target.
+/// `scalingModifiers`, as `modifiers.yaml` has it: two triggers, neither of which has a target.
 pub(super) async fn modifiers(scene: Scene) -> Outcome {
     let mut stage = scene.stage().await?;
     stage.start_scaler(&QUICK).await?;
     stage.datadog.set(0.0).await?;
-    stage.deployment("app", 0).await?;
-    let named = |name: &str, query: &str| {
-        let metadata = json!({
-            "scalerAddress": stage.scaler_address(), "query": query, "asMetricSource": "true",
-        });
-        json!({"type": "external", "name": name, "metadata": metadata})
-    };
     // The second is 12, always.
-    let triggers = [named("dial", "avg:sandbox.dial{*}"), named("flat", "avg:sandbox.flat{*}")];
-    let formula = json!({"advanced": {"scalingModifiers": {
-        "formula": "dial * flat", "target": "24", "activationTarget": "1",
-    }}});
-    stage.scaled_object("app", &triggers, &formula).await?;
-    stage.has_condition("app", "Ready", "True").await?;
-    let replicas = async || stage.replicas("app").await;
+    let example = stage.example("modifiers.yaml", &[DIAL, "avg:sandbox.flat{*}"]).await?;
+    stage.cluster.api.apply(&hastened(example)).await?;
+    stage.has_condition("invoices", "Ready", "True").await?;
+    let replicas = async || stage.replicas("invoices").await;
     always("0 replicas", seconds(4), replicas, |seen| *seen == 0).await?;
     let mut seen = Vec::new();
-    for (value, expected) in [(2.0, 1), (7.0, 4), (0.0, 0)] {
+    for (value, expected) in [(5.0, 1), (17.5, 4), (0.0, 0)] {
         stage.datadog.set(value).await?;
-        seen.push(stage.has_replicas("app", expected).await?);
+        seen.push(stage.has_replicas("invoices", expected).await?);
     }
     Ok(seen.join(", "))
 }

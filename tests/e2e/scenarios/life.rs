@@ -8,62 +8,62 @@ use super::{Outcome, QUICK, Scene};
 use crate::{
     api::path,
     cluster::ROUNDS,
-    stage::DIAL_METRIC,
+    stage::{DIAL, DIAL_METRIC, hastened},
     wait::{always, seconds, until},
 };
 
+/// What KEDA labels a Job with.
+const OWNER: &str = "scaledjob.keda.sh/name";
+
+/// As `scaledobject.yaml` has it.
 pub(super) async fn scaled_object(scene: Scene) -> Outcome {
     let mut stage = scene.stage().await?;
     stage.start_scaler(&QUICK).await?;
-    stage.deployment("app", 0).await?;
-    stage.datadog.set(2.0).await?;
-    let trigger = stage.trigger(&json!({"activationQueryValue": "2"}));
-    stage.scaled_object("app", &[trigger], &json!({})).await?;
-    stage.has_condition("app", "Ready", "True").await?;
-    let replicas = async || stage.replicas("app").await;
+    stage.datadog.set(5.0).await?;
+    let example = stage.example("scaledobject.yaml", &[DIAL]).await?;
+    stage.cluster.api.apply(&hastened(example)).await?;
+    stage.has_condition("checkout", "Ready", "True").await?;
+    let replicas = async || stage.replicas("checkout").await;
     always("0 replicas", seconds(5), replicas, |seen| *seen == 0).await?;
 
     let mut seen = Vec::new();
-    for (value, expected) in [(3.0, 1), (24.0, 5), (49.0, 10), (12.0, 3), (4.0, 1), (1.0, 0)] {
+    for (value, expected) in [(6.0, 1), (600.0, 5), (2_500.0, 20), (300.0, 3), (100.0, 1), (5.0, 0)]
+    {
         stage.datadog.set(value).await?;
-        seen.push(stage.has_replicas("app", expected).await?);
+        seen.push(stage.has_replicas("checkout", expected).await?);
     }
-    let (_, target) = stage.hpa_metric("app", DIAL_METRIC).await?;
-    ensure!(target == "5", "the target is {target}");
+    let (_, target) = stage.hpa_metric("checkout", DIAL_METRIC).await?;
+    ensure!(target == "120", "the target is {target}");
     Ok(seen.join(", "))
 }
 
-/// Jobs for what there is, none for what is gone, and none again during an outage.
+/// Jobs for what there is, none for what is gone, and none again during an outage: as
+/// `scaledjob.yaml` has it, and where it is not said that nothing is to be held.
 pub(super) async fn scaled_job(scene: Scene) -> Outcome {
     let mut stage = scene.stage().await?;
     stage.start_scaler(&QUICK).await?;
-    let template = json!({"spec": {
-        "containers": [{"name": "app", "image": "none"}], "restartPolicy": "Never",
-    }});
-    let scaled_job = json!({
-        "apiVersion": "keda.sh/v1alpha1",
-        "kind": "ScaledJob",
-        "metadata": {"name": "job", "namespace": stage.namespace},
-        "spec": {
-            "jobTargetRef": {"template": template},
-            "pollingInterval": 1,
-            "maxReplicaCount": 10,
-            "successfulJobsHistoryLimit": 0,
-            "triggers": [stage.trigger(&json!({}))],
-        },
-    });
-    stage.cluster.api.apply(&scaled_job).await?;
+    let example = hastened(stage.example("scaledjob.yaml", &[DIAL]).await?);
+    let mut unsaid = example.clone();
+    unsaid["metadata"]["name"] = "unsaid".into();
+    let metadata = unsaid["spec"]["triggers"][0]["metadata"].as_object_mut();
+    let said = metadata.and_then(|metadata| metadata.remove("holdLastValue"));
+    ensure!(said.is_some(), "the example does not say it");
+    for scaled_job in [example, unsaid] {
+        stage.cluster.api.apply(&scaled_job).await?;
+    }
     // No kubelet ever starts one, so they run until we say that they are done.
     let jobs = async || {
         let jobs = stage.get("Job", "").await?;
         let jobs = jobs["items"].as_array().into_iter().flatten();
         let running = jobs.filter(|job| job["status"]["completionTime"].is_null());
-        Ok(running.count())
+        let owners = running.map(|job| job["metadata"]["labels"][OWNER].clone());
+        let (of_example, of_unsaid): (Vec<_>, Vec<_>) = owners.partition(|it| it == "mail-sender");
+        Ok((of_example.len(), of_unsaid.len()))
     };
-    always("0 Jobs", seconds(4), jobs, |count| *count == 0).await?;
-    stage.datadog.set(12.0).await?;
-    let took = until("3 Jobs", ROUNDS, jobs, |count| *count == 3).await?;
-    always("3 Jobs", seconds(4), jobs, |count| *count == 3).await?;
+    always("0 Jobs", seconds(4), jobs, |count| *count == (0, 0)).await?;
+    stage.datadog.set(240.0).await?;
+    let took = until("3 Jobs", ROUNDS, jobs, |count| *count == (3, 3)).await?;
+    always("3 Jobs", seconds(4), jobs, |count| *count == (3, 3)).await?;
 
     // The backlog is done, and Datadog is away before it can say so.
     stage.datadog.fault("504").await?;
@@ -75,11 +75,11 @@ pub(super) async fn scaled_job(scene: Scene) -> Outcome {
         let path = path("Pod", Some(&stage.namespace), name)? + "/status";
         stage.cluster.api.merge(&path, &json!({"status": {"phase": "Succeeded"}})).await?;
     }
-    until("0 Jobs", ROUNDS, jobs, |count| *count == 0).await?;
-    always("0 Jobs", seconds(10), jobs, |count| *count == 0).await?;
-    stage.datadog.set(8.0).await?;
+    until("0 Jobs", ROUNDS, jobs, |count| *count == (0, 0)).await?;
+    always("0 Jobs", seconds(10), jobs, |count| *count == (0, 0)).await?;
+    stage.datadog.set(160.0).await?;
     stage.datadog.mend().await?;
-    let again = until("2 Jobs", ROUNDS, jobs, |count| *count == 2).await?;
+    let again = until("2 Jobs", ROUNDS, jobs, |count| *count == (2, 2)).await?;
     let (took, again) = (took.as_secs_f64(), again.as_secs_f64());
     Ok(format!("3 after {took:.1} s, none in an outage, 2 after {again:.1} s"))
 }

@@ -1,29 +1,24 @@
-//! `external-push`: KEDA is told, and does not have to ask.
+//! `external-push`, as `push.yaml` has it: KEDA is told, and does not have to ask.
 
 use std::time::Duration;
 
-use anyhow::ensure;
-use serde_json::json;
+use anyhow::{Context as _, ensure};
 use tokio::time::sleep;
 
 use super::{Outcome, QUICK, Scene};
 use crate::{
     cluster::ROUNDS,
-    stage::DIAL_METRIC,
+    stage::{DIAL, DIAL_METRIC},
     wait::{always, seconds, until},
 };
-
-/// Of a poll that would come too late.
-const POLLING_SECONDS: u64 = 300;
 
 pub(super) async fn push(scene: Scene) -> Outcome {
     let mut stage = scene.stage().await?;
     stage.start_scaler(&QUICK).await?;
-    stage.deployment("app", 0).await?;
-    let mut trigger = stage.trigger(&json!({}));
-    trigger["type"] = "external-push".into();
-    let rare = json!({"pollingInterval": POLLING_SECONDS});
-    stage.scaled_object("app", &[trigger.clone()], &rare).await?;
+    // Not hastened: what is seen soon is not by a poll.
+    let mut object = stage.example("push.yaml", &[DIAL]).await?;
+    let polling = object["spec"]["pollingInterval"].as_u64().context("it has no interval")?;
+    stage.cluster.api.apply(&object).await?;
     let open = async || {
         let active = stage.metric("open_streams", &["StreamIsActive"]).await?;
         let specs = stage.metric("open_streams", &["StreamMetricSpec"]).await?;
@@ -33,15 +28,15 @@ pub(super) async fn push(scene: Scene) -> Outcome {
     let expected = (1.0, specs);
     until("streams are open", ROUNDS, open, |seen| *seen == expected).await?;
     // KEDA drops what is pushed before it has built the HPA.
-    stage.has_condition("app", "Ready", "True").await?;
-    let hpa = async || stage.hpa("app").await;
+    stage.has_condition("receipts", "Ready", "True").await?;
+    let hpa = async || stage.hpa("receipts").await;
     until("there: the HPA", ROUNDS, hpa, |hpa| !hpa.is_null()).await?;
     sleep(seconds(3)).await;
 
-    stage.datadog.set(12.0).await?;
-    let replicas = async || stage.replicas("app").await;
+    stage.datadog.set(200.0).await?;
+    let replicas = async || stage.replicas("receipts").await;
     let took = until("active by push", seconds(10), replicas, |seen| *seen > 0).await?;
-    stage.has_replicas("app", 3).await?;
+    stage.has_replicas("receipts", 3).await?;
 
     // KEDA 2.21 asks for no metric spec any more, since it is told.
     let asked = async || stage.metric("rpcs_total", &["GetMetricSpec"]).await;
@@ -49,18 +44,16 @@ pub(super) async fn push(scene: Scene) -> Outcome {
     if scene.cluster.keda.streams_metric_specs() {
         always("told, not asked", seconds(10), asked, |count| *count <= before).await?;
     }
-    trigger["metadata"]["queryValue"] = "3".into();
-    stage.scaled_object("app", &[trigger], &rare).await?;
-    let target = async || Ok(stage.hpa_metric("app", DIAL_METRIC).await?.1);
-    let changed = until("the target is 3", ROUNDS, target, |target| target == "3").await?;
-    stage.has_replicas("app", 4).await?;
+    object["spec"]["triggers"][0]["metadata"]["queryValue"] = "50".into();
+    stage.cluster.api.apply(&object).await?;
+    let target = async || Ok(stage.hpa_metric("receipts", DIAL_METRIC).await?.1);
+    let changed = until("the target is 50", ROUNDS, target, |target| target == "50").await?;
+    stage.has_replicas("receipts", 4).await?;
 
     // The HPA's own way down; to 0 it would be the poll's.
     stage.datadog.set(2.0).await?;
-    stage.has_replicas("app", 1).await?;
-    ensure!(took < Duration::from_secs(POLLING_SECONDS / 10), "active after {took:?}");
+    stage.has_replicas("receipts", 1).await?;
+    ensure!(took < Duration::from_secs(polling / 10), "active after {took:?}");
     let (took, changed) = (took.as_secs_f64(), changed.as_secs_f64());
-    Ok(format!(
-        "active after {took:.1} s, polled each {POLLING_SECONDS}; target after {changed:.1} s"
-    ))
+    Ok(format!("active after {took:.1} s, polled each {polling}; target after {changed:.1} s"))
 }
