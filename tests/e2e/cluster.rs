@@ -30,6 +30,8 @@ pub(crate) const QUICK_SYNC: Duration = seconds(3);
 pub(crate) const USUAL_SYNC: Duration = seconds(15);
 /// A bound for what needs a round of KEDA and one of the HPA.
 pub(crate) const ROUNDS: Duration = seconds(45);
+/// What a scaler runs by.
+pub(crate) const INSTALLED: &str = "deploy/install.yaml";
 /// The file with which one is an administrator.
 const ADMIN: &str = "admin.kubeconfig";
 
@@ -126,6 +128,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// The file with which one is an administrator.
+    pub(crate) fn admin(&self) -> PathBuf {
+        self.directory.join(ADMIN)
+    }
+
     /// For a client with the token of this account.
     pub(crate) async fn kubeconfig(
         &self,
@@ -189,9 +196,16 @@ impl Cluster {
         Ok(())
     }
 
-    /// CRDs, KEDA's namespace, what the scaler may read, and where metrics come from.
+    /// CRDs, KEDA's namespace, and in it what a user applies; its Pod stays pending, as all do.
     async fn prepare(&self, keda: &Tools) -> anyhow::Result<()> {
-        for crd in fs::read_dir(keda.path("crd"))? {
+        self.define(&keda.path("crd")).await?;
+        self.namespace("keda").await?;
+        self.api.apply_file(&repository(INSTALLED)).await
+    }
+
+    /// Has Kubernetes know what is defined in the files of this directory.
+    pub(crate) async fn define(&self, directory: &Path) -> anyhow::Result<()> {
+        for crd in fs::read_dir(directory)? {
             let crd = crd?.path();
             let file = crd.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
             let (group, resource) = file.split_once('_').context("a CRD has an odd name")?;
@@ -200,8 +214,7 @@ impl Cluster {
             );
             self.api.apply_text(&path, fs::read_to_string(&crd)?).await?;
         }
-        self.namespace("keda").await?;
-        self.api.apply_file(&repository("deploy/rbac/cluster.yaml")).await
+        Ok(())
     }
 
     fn start_controllers(&self, sync: Duration) -> anyhow::Result<Process> {

@@ -29,6 +29,7 @@ mod cluster;
 mod datadog;
 mod stage;
 mod cluster_agent;
+mod helm;
 mod scenarios;
 
 use cluster::Cluster;

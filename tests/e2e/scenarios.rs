@@ -15,6 +15,7 @@ mod credentials;
 mod features;
 mod restarts;
 mod economy;
+mod chart;
 
 /// What was seen, in a line; or what went wrong.
 pub(crate) type Outcome = anyhow::Result<String>;
@@ -97,6 +98,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         scenario!("cached-metrics", 240, features::cached),
         scenario!("modifiers", 240, features::modifiers),
         scenario!("paused", 240, features::paused),
+        core(scenario!("chart", 240, chart::renderings)),
+        alone(scenario!("rights", 400, chart::rights)),
         alone(scenario!("api-server-away", 300, restarts::api_server)),
         alone(scenario!("two-hundred", 1_500, economy::two_hundred)),
     ]

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::{process::Command, sync::Mutex};
 
 use crate::{
     api::{documents, path},
@@ -35,6 +35,8 @@ pub(crate) struct Stage {
     pub(crate) is_of_all_namespaces: bool,
     binary: PathBuf,
     ports: Ports,
+    /// Whose triggers it serves, and with what rights.
+    tenancy: Vec<String>,
     /// Beside those that all scenarios have.
     flags: Vec<String>,
     scaler: Mutex<Option<Process>>,
@@ -73,6 +75,7 @@ impl Stage {
             is_of_all_namespaces: false,
             binary: binary.to_owned(),
             ports: Ports { grpc, admin, status },
+            tenancy: Vec::new(),
             flags: Vec::new(),
             scaler: Mutex::default(),
             client: reqwest::Client::builder().no_proxy().build()?,
@@ -80,8 +83,49 @@ impl Stage {
     }
 
     pub(crate) async fn start_scaler(&mut self, flags: &[&str]) -> anyhow::Result<()> {
+        self.tenancy = vec![
+            "--kubernetes=on".to_owned(),
+            format!("--own-account-namespaces={}", self.namespace),
+        ];
+        if !self.is_of_all_namespaces {
+            self.tenancy.push(format!("--namespaces={}", self.namespace));
+        }
         self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         self.restart_scaler().await
+    }
+
+    /// As this Deployment of the scaler would, under the token of its account.
+    pub(crate) async fn start_installed(
+        &mut self,
+        deployment: &Value,
+        flags: &[&str],
+    ) -> anyhow::Result<()> {
+        let pod = &deployment["spec"]["template"]["spec"];
+        let account = pod["serviceAccountName"].as_str().context("there is no account")?;
+        let kubeconfig = self.logs.join("scaler.kubeconfig");
+        self.cluster.kubeconfig(&kubeconfig, &self.namespace, account).await?;
+        let arguments =
+            pod["containers"][0]["args"].as_array().context("there are no arguments")?;
+        let arguments = arguments.iter().filter_map(Value::as_str);
+        // The Secret is in the environment instead: there is no kubelet to mount it.
+        let known = arguments.filter(|it| *it != "serve" && !it.starts_with("--credentials-dir"));
+        self.tenancy = known.map(ToOwned::to_owned).collect();
+        self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        self.restart_scaler().await
+    }
+
+    /// What `check --through` tells of an object, as JSON.
+    pub(crate) async fn check(&self, object: &str) -> anyhow::Result<Value> {
+        let checked = Command::new(&self.binary)
+            .args(["check", "--namespace", &self.namespace, object, "--output", "json"])
+            .args(["--through", &self.scaler_address()])
+            .env_clear()
+            .env("KUBECONFIG", self.cluster.admin())
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        let told = serde_json::from_slice(&checked.stdout);
+        told.with_context(|| String::from_utf8_lossy(&checked.stderr).into_owned())
     }
 
     /// Starts one where none is running.
@@ -89,8 +133,6 @@ impl Stage {
         let Ports { grpc, admin, status } = self.ports;
         let mut arguments = vec![
             "serve".to_owned(),
-            "--kubernetes=on".into(),
-            format!("--own-account-namespaces={}", self.namespace),
             format!("--listen=127.0.0.1:{grpc}"),
             format!("--admin-listen=127.0.0.1:{admin}"),
             format!("--status-listen=127.0.0.1:{status}"),
@@ -98,10 +140,7 @@ impl Stage {
             "--log-format=text".into(),
             "--drain-delay=1s".into(),
         ];
-        if !self.is_of_all_namespaces {
-            arguments.push(format!("--namespaces={}", self.namespace));
-        }
-        arguments.extend(self.flags.iter().cloned());
+        arguments.extend(self.tenancy.iter().chain(&self.flags).cloned());
         let program = Program {
             name: "scaler",
             path: &self.binary,

@@ -67,14 +67,44 @@ impl Tools {
     /// KEDA's operator and adapter, and its CRDs in the directory `crd`.
     pub(crate) fn keda(keda: Keda) -> anyhow::Result<Self> {
         Self::find_or_build(keda.module(), "", |module, to| {
-            let list = ["list", "-m", "-f", "{{.Dir}}", "github.com/kedacore/keda/v2"];
-            let listed = go(module).args(list).stderr(Stdio::inherit()).output()?;
-            ensure!(listed.status.success(), "`go list` has failed");
-            let keda = String::from_utf8(listed.stdout)?;
+            let keda = root_of(module, "github.com/kedacore/keda/v2")?;
             fs::create_dir(to.join("crd"))?;
-            for crd in fs::read_dir(Path::new(keda.trim()).join("config/crd/bases"))? {
+            for crd in fs::read_dir(keda.join("config/crd/bases"))? {
                 let crd = crd?;
                 fs::write(to.join("crd").join(crd.file_name()), fs::read(crd.path())?)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Helm, and the CRDs of what the chart makes beside what Kubernetes knows in the directory `crd`.
+    pub(crate) fn helm() -> anyhow::Result<Self> {
+        Self::find_or_build("helm", "", |module, to| {
+            let module = module.with_file_name("crds");
+            let directory = to.join("crd");
+            fs::create_dir(&directory)?;
+            for (of, files, wanted) in [
+                (
+                    "github.com/cert-manager/cert-manager",
+                    "deploy/crds",
+                    &["certificates", "issuers"][..],
+                ),
+                (
+                    "github.com/prometheus-operator/prometheus-operator",
+                    "example/prometheus-operator-crd",
+                    &["servicemonitors"],
+                ),
+            ] {
+                let downloaded = go(&module).args(["mod", "download", of]).status()?;
+                ensure!(downloaded.success(), "`go mod download` has failed");
+                for crd in fs::read_dir(root_of(&module, of)?.join(files))? {
+                    let crd = crd?;
+                    let name = crd.file_name();
+                    let resource = name.to_str().and_then(|name| Some(name.split_once('_')?.1));
+                    if wanted.iter().any(|it| resource == Some(&format!("{it}.yaml"))) {
+                        fs::write(directory.join(name), fs::read(crd.path())?)?;
+                    }
+                }
             }
             Ok(())
         })
@@ -129,6 +159,14 @@ fn go(module: &Path) -> Command {
     let mut go = Command::new("go");
     go.current_dir(module);
     go
+}
+
+/// Where a dependency of the module is.
+fn root_of(module: &Path, dependency: &str) -> anyhow::Result<PathBuf> {
+    let list = ["list", "-m", "-f", "{{.Dir}}", dependency];
+    let listed = go(module).args(list).stderr(Stdio::inherit()).output()?;
+    ensure!(listed.status.success(), "`go list` has failed");
+    Ok(PathBuf::from(String::from_utf8(listed.stdout)?.trim()))
 }
 
 fn cache() -> anyhow::Result<PathBuf> {

@@ -1,4 +1,4 @@
-//! What `deploy/rbac` grants is what the scaler asks for, and nothing else.
+//! What the manifests in `deploy/` grant is what the scaler asks for, and nothing else.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -18,9 +18,8 @@ use crate::{fake_kubernetes::FakeKubernetes, harness::repository};
 /// A verb, a group, a resource, and the namespace; that is empty for all of them.
 type Right = (String, String, String, String);
 
-const GRANTED: [&str; 2] = ["deploy/rbac/cluster.yaml", "deploy/rbac/namespaced.yaml"];
+const GRANTED: [&str; 2] = ["deploy/install.yaml", "deploy/install-namespaced.yaml"];
 const EXAMPLE: &str = "deploy/examples/triggerauthentication.yaml";
-const DEPLOYMENT: &str = "deploy/keda-datadog-scaler.yaml";
 
 pub(crate) fn documents(path: &str) -> Vec<Value> {
     let text = fs::read_to_string(repository().join(path)).unwrap();
@@ -116,7 +115,7 @@ async fn ask_everything(kubernetes: &Kubernetes) {
 
 #[tokio::test(start_paused = true)]
 async fn in_all_namespaces_exactly_what_is_asked_for_is_granted() {
-    let documents = documents("deploy/rbac/cluster.yaml");
+    let documents = documents(GRANTED[0]);
     let resources = |rights: BTreeSet<Right>| -> BTreeSet<_> {
         rights.into_iter().map(|(verb, group, resource, _)| (verb, group, resource)).collect()
     };
@@ -129,7 +128,7 @@ async fn in_all_namespaces_exactly_what_is_asked_for_is_granted() {
 
 #[tokio::test(start_paused = true)]
 async fn in_one_namespace_exactly_what_is_asked_for_is_granted() {
-    let granted = granted(&documents("deploy/rbac/namespaced.yaml"));
+    let granted = granted(&documents(GRANTED[1]));
     let mut asked = asked(&["shop"]).await;
     // What no Role can grant.
     asked.retain(|(_, _, resource, _)| resource != "clustertriggerauthentications");
@@ -153,26 +152,13 @@ fn a_secret_is_granted_by_its_name_and_nothing_by_a_wildcard() {
     }
 }
 
-/// Among the comments are rules to be taken in.
-#[test]
-fn no_comment_offers_more_than_get() {
-    for path in GRANTED {
-        let text = fs::read_to_string(repository().join(path)).unwrap();
-        let offered = text.lines().filter_map(|line| line.trim().strip_prefix('#'));
-        let verbs: Vec<_> =
-            offered.filter_map(|line| line.trim().strip_prefix("verbs: ")).collect();
-        assert!(!verbs.is_empty(), "{path}");
-        assert!(verbs.iter().all(|verbs| *verbs == r#"["get"]"#), "{path}: {verbs:?}");
-    }
-}
-
 #[test]
 fn every_role_is_bound_to_the_account_of_the_deployment() {
-    let deployment = documents(DEPLOYMENT);
-    let deployment = of_kind(&deployment, "Deployment").next().unwrap();
-    let account = &deployment["spec"]["template"]["spec"]["serviceAccountName"];
-    let account = (account.as_str().unwrap(), namespace(deployment));
     for path in GRANTED.into_iter().chain([EXAMPLE]) {
+        let installed = documents(if path == EXAMPLE { GRANTED[0] } else { path });
+        let deployment = of_kind(&installed, "Deployment").next().unwrap();
+        let account = &deployment["spec"]["template"]["spec"]["serviceAccountName"];
+        let account = (account.as_str().unwrap(), namespace(deployment));
         let documents = documents(path);
         for accounted in of_kind(&documents, "ServiceAccount") {
             let name = accounted["metadata"]["name"].as_str().unwrap();

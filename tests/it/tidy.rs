@@ -21,7 +21,10 @@ use keda_datadog_scaler::{
 };
 use serde_json::Value;
 
-use crate::harness::{examples, repository};
+use crate::{
+    harness::{examples, repository},
+    rbac::documents,
+};
 
 fn read(path: impl AsRef<Path>) -> String {
     let path = repository().join(path);
@@ -264,21 +267,46 @@ fn the_readme_knows_every_code() {
 
 #[test]
 fn the_deployment_uses_only_flags_that_exist() {
-    let deployment = read("deploy/keda-datadog-scaler.yaml");
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&deployment).unwrap();
-    let container = &documents[0]["spec"]["template"]["spec"]["containers"][0];
-    let arguments = container["args"].as_array().unwrap().iter().map(|text| text.as_str().unwrap());
-    let called = ["keda-datadog-scaler"].into_iter().chain(arguments);
-    let command = Cli::try_parse_from(called).unwrap().command;
-    assert!(matches!(command, Command::Serve(_)));
+    for path in ["deploy/install.yaml", "deploy/install-namespaced.yaml"] {
+        let documents = documents(path);
+        let deployment = documents.iter().find(|it| it["kind"] == "Deployment").unwrap();
+        let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+        let arguments = container["args"].as_array().unwrap().iter();
+        let arguments = arguments.map(|text| text.as_str().unwrap());
+        let called = ["keda-datadog-scaler"].into_iter().chain(arguments);
+        let command = Cli::try_parse_from(called).unwrap().command;
+        assert!(matches!(command, Command::Serve(_)), "{path}");
+    }
+}
+
+/// What the chart has no value of its own for can be set by `extraArgs`, and nothing else.
+#[test]
+fn the_chart_knows_every_flag() {
+    let schema: Value =
+        serde_json::from_str(&read("deploy/chart/keda-datadog-scaler/values.schema.json")).unwrap();
+    let extra = schema["properties"]["extraArgs"]["propertyNames"]["enum"].as_array().unwrap();
+    let extra: Vec<&str> = extra.iter().map(|flag| flag.as_str().unwrap()).collect();
+    let deployment = read("deploy/chart/keda-datadog-scaler/templates/deployment.yaml");
+    let command = Cli::command();
+    let serve = command.find_subcommand("serve").unwrap();
+    for flag in serve.get_arguments().filter_map(|argument| argument.get_long()) {
+        // What the ports, the probes and the Service go by.
+        let is_fixed = ["listen", "admin-listen", "help"].contains(&flag);
+        let is_set = deployment.contains(&format!("- --{flag}"))
+            || deployment.contains(&format!("\"--{flag}="));
+        let ways = [is_fixed, is_set, extra.contains(&flag)].map(usize::from);
+        assert_eq!(ways.iter().sum::<usize>(), 1, "{flag}: {ways:?}");
+    }
+    for flag in extra {
+        assert!(serve.get_arguments().any(|argument| argument.get_long() == Some(flag)), "{flag}");
+    }
 }
 
 /// With the names of their files.
 fn objects_of_examples() -> Vec<(String, Value)> {
     let of_file = |path: PathBuf| {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        let documents: Vec<Value> = serde_saphyr::from_multiple(&read(&path)).unwrap();
-        documents.into_iter().map(move |object| (name.clone(), object))
+        documents(path.to_str().unwrap()).into_iter().map(move |object| (name.clone(), object))
     };
     examples().into_iter().flat_map(of_file).collect()
 }

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::{Outcome, QUICK, Scene, examples};
 use crate::{
     api::documents,
-    cluster::ROUNDS,
+    cluster::{INSTALLED, ROUNDS},
     cluster_agent::{ANNOTATION, ClusterAgent},
     stage::{Stage, repository},
     wait::{always, seconds, until},
@@ -150,10 +150,10 @@ async fn is_taken_away(stage: &Stage, agent: &ClusterAgent) -> Outcome {
     Ok(format!("defined anew: recovered after {} s", took.as_secs()))
 }
 
-/// The rule of `deploy/rbac` goes while the scaler watches, and comes again.
+/// The rule of `deploy/install.yaml` goes while the scaler watches, and comes again.
 async fn is_forbidden(stage: &Stage, agent: &ClusterAgent) -> Outcome {
     let api = &stage.cluster.api;
-    let rbac = repository("deploy/rbac/cluster.yaml");
+    let rbac = repository(INSTALLED);
     let roles = documents(&rbac)?.into_iter().filter(|object| object["kind"] == "ClusterRole");
     for mut role in roles {
         if let Some(rules) = role["rules"].as_array_mut() {

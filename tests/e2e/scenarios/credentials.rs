@@ -17,7 +17,7 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
     let mut stage = scene.stage().await?;
     stage.start_scaler(&QUICK).await?;
     let cluster = scene.cluster.clone();
-    // The ClusterTriggerAuthentication's Secret is one that `deploy/rbac` lets the scaler read.
+    // The ClusterTriggerAuthentication's Secret is one that `deploy/install.yaml` lets the scaler read.
     let places = [
         (stage.namespace.clone(), "TriggerAuthentication"),
         ("keda".to_owned(), "ClusterTriggerAuthentication"),
