@@ -23,6 +23,14 @@ pub(crate) const API_KEY: &str = "own-api-key";
 const APP_KEY: &str = "own-app-key";
 /// What a trigger asks for, unless it says otherwise.
 pub(crate) const DIAL: &str = "avg:sandbox.dial{*}";
+/// A `cooldownPeriod` for what is to stay as it is while something fails. After it, KEDA may take that
+/// to 0: an error that the HPA gets, of any trigger of the object, closes the scalers that a poll is
+/// asking, which then count as inactive, without an error (`getScalerState` in
+/// `pkg/scaling/scale_handler.go`, 2.20.2 and 2.21.0). An answer of 0 would still be seen, for the
+/// HPA would go to 1.
+pub(crate) const LATE_SECONDS: u64 = 900;
+/// One for what is to go to 0 in a test.
+const SOON_SECONDS: u64 = 2;
 /// The HPA's name for the first trigger with it.
 pub(crate) const DIAL_METRIC: &str = "s0-datadog-avg-sandbox-dial";
 
@@ -218,7 +226,7 @@ impl Stage {
         let spec = json!({
             "scaleTargetRef": {"name": name},
             "pollingInterval": 1,
-            "cooldownPeriod": 2,
+            "cooldownPeriod": SOON_SECONDS,
             "minReplicaCount": 0,
             "maxReplicaCount": 10,
             "advanced": {"horizontalPodAutoscalerConfig": {"behavior": {
@@ -237,12 +245,18 @@ impl Stage {
             .await
     }
 
-    /// For what is to stay as it is while it fails. After `cooldownPeriod` KEDA may take it to 0: an
-    /// error that the HPA gets closes the scalers that a poll is asking, which then counts as
-    /// inactive, without an error (`getScalerState` in `pkg/scaling/scale_handler.go`, 2.20.2 and
-    /// 2.21.0). An answer of 0 would still be seen, for the HPA would go to 1.
+    /// Before something fails; see [`LATE_SECONDS`].
     pub(crate) async fn sleeps_late(&self, object: &str) -> anyhow::Result<()> {
-        self.patch("ScaledObject", object, &json!({"spec": {"cooldownPeriod": 900}})).await
+        self.cools_down(object, LATE_SECONDS).await
+    }
+
+    /// When all is well again, and it is to go to 0.
+    pub(crate) async fn sleeps_soon(&self, object: &str) -> anyhow::Result<()> {
+        self.cools_down(object, SOON_SECONDS).await
+    }
+
+    async fn cools_down(&self, object: &str, seconds: u64) -> anyhow::Result<()> {
+        self.patch("ScaledObject", object, &json!({"spec": {"cooldownPeriod": seconds}})).await
     }
 
     pub(crate) async fn secret(&self, name: &str, data: &Value) -> anyhow::Result<()> {

@@ -11,6 +11,9 @@ use crate::{
     wait::{seconds, until},
 };
 
+/// Of ScaledObjects, each with its authentication.
+const NAMES: [&str; 2] = ["own", "shared"];
+
 /// New keys are in use without a failed reading, whether or not the old ones are revoked first;
 /// keys that are wrong are told.
 pub(super) async fn rotated(scene: Scene) -> Outcome {
@@ -33,7 +36,7 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
     put("first").await?;
     stage.may_read_secret("datadog-keys").await?;
     stage.datadog.set(12.0).await?;
-    for (name, (namespace, kind)) in ["own", "shared"].into_iter().zip(&places) {
+    for (name, (namespace, kind)) in NAMES.into_iter().zip(&places) {
         let scope = (*kind == "TriggerAuthentication").then_some(namespace.as_str());
         cluster.api.apply(&authentication(kind, scope, name)).await?;
         let mut trigger = stage.trigger(&json!({"triggerName": name}));
@@ -69,6 +72,9 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
     ensure!(stage.failures().await? <= failures, "a request of KEDA failed");
     ensure!(refused <= 3, "{refused} requests were refused");
 
+    for name in NAMES {
+        stage.sleeps_late(name).await?;
+    }
     put("wrong").await?;
     stage.datadog.allow(&[]);
     stage.has_event("own", "FailedPrecondition").await?;
@@ -76,6 +82,10 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
     stage.datadog.set(0.0).await?;
     both(&stage, 2).await?;
     stage.datadog.allow(&["wrong"]);
+    both(&stage, 1).await?;
+    for name in NAMES {
+        stage.sleeps_soon(name).await?;
+    }
     both(&stage, 0).await?;
     Ok(format!(
         "new keys in use after {:.0} s, {refused} refused when revoked at once",
@@ -84,7 +94,7 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
 }
 
 async fn both(stage: &Stage, replicas: u64) -> anyhow::Result<()> {
-    for name in ["own", "shared"] {
+    for name in NAMES {
         stage.has_replicas(name, replicas).await?;
     }
     Ok(())

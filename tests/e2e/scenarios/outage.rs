@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Outcome, QUICK, Scene};
 use crate::{
     cluster::ROUNDS,
-    stage::{DIAL_METRIC, Stage},
+    stage::{DIAL_METRIC, LATE_SECONDS, Stage},
     wait::{always, seconds, until},
 };
 
@@ -115,11 +115,12 @@ pub(super) async fn one_bad(scene: Scene) -> Outcome {
     stage.datadog.set(12.0).await?;
     stage.deployment("app", 0).await?;
     let bad = stage.trigger(&json!({"query": "avg:sandbox.flat{a b}"}));
-    stage.scaled_object("app", &[stage.trigger(&json!({})), bad], &json!({})).await?;
+    let late = json!({"cooldownPeriod": LATE_SECONDS});
+    stage.scaled_object("app", &[stage.trigger(&json!({})), bad], &late).await?;
     stage.has_replicas("app", 3).await?;
     stage.has_event("app", "InvalidArgument").await?;
-    let ready = stage.condition("app", "Ready").await?;
-    ensure!(ready.1 == "PartialTriggerError", "Ready is {ready:?}");
+    let ready = async || stage.condition("app", "Ready").await;
+    until("partly in error", ROUNDS, ready, |ready| ready.1 == "PartialTriggerError").await?;
     stage.datadog.set(24.0).await?;
     let up = stage.has_replicas("app", 5).await?;
     stage.datadog.set(7.0).await?;
