@@ -162,6 +162,18 @@ impl Datadog {
         self.front.seen().calls.clone()
     }
 
+    /// How many calls had a key that was not known.
+    pub(crate) fn refused(&self) -> usize {
+        self.front.seen().calls.iter().filter(|call| call.status == 403).count()
+    }
+
+    /// The keys of those who called, in this time up to now.
+    pub(crate) fn keys(&self, period: Duration) -> HashSet<String> {
+        let calls = self.calls();
+        let recent = calls.iter().filter(|call| call.at.elapsed() < period);
+        recent.map(|call| call.key.clone()).collect()
+    }
+
     /// Calls a minute of those who called, in this time up to now.
     pub(crate) fn rate(&self, by: Caller, period: Duration) -> f64 {
         let calls = self.calls();

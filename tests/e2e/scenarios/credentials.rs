@@ -1,5 +1,7 @@
 //! Keys of a TriggerAuthentication and of a ClusterTriggerAuthentication, which change.
 
+use std::collections::HashSet;
+
 use anyhow::ensure;
 use serde_json::json;
 use tokio::time::sleep;
@@ -50,12 +52,16 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
     let failures = stage.failures().await?;
     stage.datadog.allow(&["first", "second"]);
     put("second").await?;
-    let used =
-        async || Ok(stage.datadog.calls().last().map(|call| call.key.clone()).unwrap_or_default());
-    let took = until("used: the second key", seconds(90), used, |key| key == "second").await?;
+    // Who still had the first one would use it each second.
+    let lately = async || Ok(stage.datadog.keys(seconds(4)));
+    let only = |keys: &HashSet<String>| *keys == HashSet::from(["second".to_owned()]);
+    let took = until("used: only the second key", seconds(120), lately, only).await?;
     stage.datadog.allow(&["second"]);
     stage.datadog.set(24.0).await?;
     both(&stage, 5).await?;
+    // Held values would hide from KEDA that one was.
+    let refused = stage.datadog.refused();
+    ensure!(refused == 0, "{refused} requests were refused, though the new keys came first");
     ensure!(stage.failures().await? <= failures, "a request of KEDA failed");
 
     // Two objects, equal keys, one query: one call each second, as ever.
@@ -68,7 +74,7 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
     stage.datadog.allow(&["third"]);
     stage.datadog.set(7.0).await?;
     both(&stage, 2).await?;
-    let refused = stage.datadog.calls().iter().filter(|call| call.status == 403).count();
+    let refused = stage.datadog.refused();
     ensure!(stage.failures().await? <= failures, "a request of KEDA failed");
     ensure!(refused <= 3, "{refused} requests were refused");
 
