@@ -93,6 +93,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         scenario!("at-least-one", 240, life::at_least_one),
         scenario!("cached-metrics", 240, features::cached),
         scenario!("modifiers", 240, features::modifiers),
+        scenario!("value-metric", 240, features::value_metric),
         scenario!("paused", 240, features::paused),
         alone(scenario!("api-server-away", 300, restarts::api_server)),
         alone(scenario!("two-hundred", 1_500, economy::two_hundred)),

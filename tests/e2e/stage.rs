@@ -310,6 +310,27 @@ impl Stage {
         Ok(format!("{expected} after {:.1} s", took.as_secs_f64()))
     }
 
+    /// Makes it so that so many Pods of a Deployment are ready, as kubelets would say.
+    pub(crate) async fn has_ready(&self, name: &str, count: usize) -> anyhow::Result<()> {
+        let pods = async || {
+            let pods = self.get("Pod", "").await?;
+            let pods = pods["items"].as_array().into_iter().flatten();
+            let of_name = pods.filter(|pod| pod["metadata"]["labels"]["app"] == name);
+            Ok(of_name.cloned().collect::<Vec<_>>())
+        };
+        until(&format!("{count} pods"), ROUNDS, pods, |pods| pods.len() >= count).await?;
+        let (ready, others): (Vec<_>, Vec<_>) =
+            pods().await?.into_iter().partition(|pod| pod["status"]["phase"] == "Running");
+        for pod in others.iter().take(count.saturating_sub(ready.len())) {
+            let pod = pod["metadata"]["name"].as_str().unwrap_or_default();
+            let path = path("Pod", Some(&self.namespace), pod)? + "/status";
+            let conditions = json!([{"type": "Ready", "status": "True"}]);
+            let status = json!({"phase": "Running", "conditions": conditions});
+            self.cluster.api.merge(&path, &json!({"status": status})).await?;
+        }
+        Ok(())
+    }
+
     /// What the HPA saw last and what it wants of this metric, as quantities.
     pub(crate) async fn hpa_metric(
         &self,
