@@ -147,6 +147,14 @@ impl Datadog {
         self.put(&format!("/faults/{name}")).await
     }
 
+    /// Breaks it for this query, and with it calls that have this one among others.
+    pub(crate) async fn fault_of(&self, name: &str, query: &str) -> anyhow::Result<()> {
+        let put = self.client.put(format!("{}/faults/{name}", self.sandbox));
+        let sent = put.query(&[("query", query)]).send().await?;
+        sent.error_for_status().with_context(|| name.to_owned())?;
+        Ok(())
+    }
+
     pub(crate) async fn mend(&self) -> anyhow::Result<()> {
         let sent = self.client.delete(format!("{}/faults", self.sandbox)).send().await?;
         sent.error_for_status()?;

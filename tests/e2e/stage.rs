@@ -23,6 +23,8 @@ pub(crate) const API_KEY: &str = "own-api-key";
 const APP_KEY: &str = "own-app-key";
 /// What a trigger asks for, unless it says otherwise.
 pub(crate) const DIAL: &str = "avg:sandbox.dial{*}";
+/// One that is 12, always.
+pub(crate) const FLAT: &str = "avg:sandbox.flat{*}";
 /// A `cooldownPeriod` for what is to stay as it is while something fails. After it, KEDA may take that
 /// to 0: an error that the HPA gets, of any trigger of the object, closes the scalers that a poll is
 /// asking, which then count as inactive, without an error (`getScalerState` in
@@ -384,14 +386,17 @@ impl Stage {
         until(&what, ROUNDS, look, |seen| seen.0 == status).await.map(drop)
     }
 
+    /// What is said about this object.
+    pub(crate) async fn events(&self, object: &str) -> anyhow::Result<Vec<String>> {
+        let events = self.get("Event", "").await?;
+        let items = events["items"].as_array().into_iter().flatten();
+        let about = items.filter(|event| event["involvedObject"]["name"] == object);
+        Ok(about.map(|event| event["message"].to_string()).collect())
+    }
+
     /// An event about this object says so.
     pub(crate) async fn has_event(&self, object: &str, words: &str) -> anyhow::Result<()> {
-        let look = async || {
-            let events = self.get("Event", "").await?;
-            let items = events["items"].as_array().into_iter().flatten();
-            let about = items.filter(|event| event["involvedObject"]["name"] == object);
-            Ok(about.map(|event| event["message"].to_string()).collect::<Vec<_>>())
-        };
+        let look = async || self.events(object).await;
         let what = format!("an event of {object} with \"{words}\"");
         let told = |seen: &Vec<String>| seen.iter().any(|message| message.contains(words));
         until(&what, ROUNDS, look, told).await.map(drop)
