@@ -12,6 +12,7 @@ use std::{
         LazyLock,
         atomic::{AtomicU16, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -100,6 +101,12 @@ pub(crate) fn end_leftovers(logs: &Path) -> anyhow::Result<()> {
             let name = path.file_stem().unwrap_or_default().display();
             println!("ending {name} (process {id}), which an earlier run has left behind");
             std::process::Command::new("kill").args(["-KILL", id]).status()?;
+            // It may be writing into what is about to be removed.
+            let mut looks = 0;
+            while looks < 100 && command_line(id).as_deref() == Some(line) {
+                looks += 1;
+                thread::sleep(Duration::from_millis(10));
+            }
         }
     }
     Ok(())
