@@ -25,9 +25,10 @@ const APP_KEY: &str = "own-app-key";
 pub(crate) const DIAL: &str = "avg:sandbox.dial{*}";
 /// One that is 12, always.
 pub(crate) const FLAT: &str = "avg:sandbox.flat{*}";
-/// A `cooldownPeriod` for what is to stay as it is while something fails. After it, KEDA may take that
-/// to 0: an error that the HPA gets, of any trigger of the object, closes the scalers that a poll is
-/// asking, which then count as inactive, without an error (`getScalerState` in
+/// A `cooldownPeriod` for what is to stay as it is while something fails, or while it is changed
+/// itself. After it, KEDA may take that to 0: an error that the HPA gets, of any trigger of the
+/// object, closes the scalers that a poll is asking, and so does the loop that polled before a
+/// change. They then count as inactive, without an error (`getScalerState` and `startScaleLoop` in
 /// `pkg/scaling/scale_handler.go`, 2.20.2 and 2.21.0). An answer of 0 would still be seen, for the
 /// HPA would go to 1.
 pub(crate) const LATE_SECONDS: u64 = 900;

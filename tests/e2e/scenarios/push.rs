@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::{Outcome, QUICK, Scene};
 use crate::{
     cluster::ROUNDS,
-    stage::{DIAL_METRIC, Stage},
+    stage::{DIAL_METRIC, LATE_SECONDS, Stage},
     wait::{always, seconds, until},
 };
 
@@ -86,8 +86,9 @@ async fn begin(stage: &Stage) -> anyhow::Result<Value> {
     Ok(trigger)
 }
 
+/// What goes to 0 would stay there until the next poll.
 fn rare() -> Value {
-    json!({"pollingInterval": POLLING_SECONDS})
+    json!({"pollingInterval": POLLING_SECONDS, "cooldownPeriod": LATE_SECONDS})
 }
 
 /// How many streams are: of states, and of metric specs.
