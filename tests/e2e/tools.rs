@@ -125,8 +125,11 @@ impl Tools {
             bail!("`go build` of {} has failed", module.display());
         }
         finish(&module, &unfinished)?;
-        // So that what is there is whole.
-        fs::rename(&unfinished, &directory)?;
+        // So that what is there is whole. Another run may have been quicker.
+        if let Err(error) = fs::rename(&unfinished, &directory) {
+            fs::remove_dir_all(&unfinished)?;
+            ensure!(directory.is_dir(), error);
+        }
         remove_older(&cache, name, &directory)?;
         Ok(Self { directory })
     }
