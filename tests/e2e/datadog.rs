@@ -147,6 +147,14 @@ impl Datadog {
         self.put(&format!("/faults/{name}")).await
     }
 
+    /// Breaks it for this query, and with it calls that have this one among others.
+    pub(crate) async fn fault_of(&self, name: &str, query: &str) -> anyhow::Result<()> {
+        let put = self.client.put(format!("{}/faults/{name}", self.sandbox));
+        let sent = put.query(&[("query", query)]).send().await?;
+        sent.error_for_status().with_context(|| name.to_owned())?;
+        Ok(())
+    }
+
     pub(crate) async fn mend(&self) -> anyhow::Result<()> {
         let sent = self.client.delete(format!("{}/faults", self.sandbox)).send().await?;
         sent.error_for_status()?;
@@ -160,6 +168,18 @@ impl Datadog {
 
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.front.seen().calls.clone()
+    }
+
+    /// How many calls had a key that was not known.
+    pub(crate) fn refused(&self) -> usize {
+        self.front.seen().calls.iter().filter(|call| call.status == 403).count()
+    }
+
+    /// The keys of those who called, in this time up to now.
+    pub(crate) fn keys(&self, period: Duration) -> HashSet<String> {
+        let calls = self.calls();
+        let recent = calls.iter().filter(|call| call.at.elapsed() < period);
+        recent.map(|call| call.key.clone()).collect()
     }
 
     /// Calls a minute of those who called, in this time up to now.

@@ -4,7 +4,8 @@
 #![expect(clippy::print_stdout, reason = "it is a program that reports")]
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::Arc,
@@ -33,6 +34,7 @@ mod helm;
 mod scenarios;
 
 use cluster::Cluster;
+use processes::end_leftovers;
 use scenarios::{Scenario, Scene};
 use tools::{Keda, NoGo, Tools};
 
@@ -98,11 +100,6 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
         }
         return Ok(true);
     }
-    tokio_rustls::rustls::crypto::ring::default_provider().install_default().ok();
-    let binary = match arguments.binary {
-        Some(binary) => fs::canonicalize(&binary).with_context(|| binary.display().to_string())?,
-        None => release_build()?,
-    };
     let versions: Vec<Keda> = match &arguments.keda {
         Some(version) => {
             let known = Keda::ALL.into_iter().find(|keda| keda.version() == version);
@@ -112,6 +109,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
         None => vec![Keda::ALL[0]],
     };
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("e2e");
+    let locks = versions.iter().map(|keda| lock(&directory, *keda));
+    let _locks: Vec<File> = locks.collect::<Result<_, _>>()?;
+    tokio_rustls::rustls::crypto::ring::default_provider().install_default().ok();
+    let binary = match arguments.binary {
+        Some(binary) => fs::canonicalize(&binary).with_context(|| binary.display().to_string())?,
+        None => release_build()?,
+    };
     let mut is_fine = true;
     for keda in versions {
         let (kubernetes, keda_tools) = match (Tools::kubernetes(), Tools::keda(keda)) {
@@ -125,6 +129,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
         let since = Instant::now();
         let logs = directory.join(keda.version());
         if logs.exists() {
+            end_leftovers(&logs)?;
             fs::remove_dir_all(&logs)?;
         }
         let cluster = Cluster::start(keda, kubernetes, &keda_tools, logs.clone()).await;
@@ -137,6 +142,22 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
         println!("logs are in {}", directory.display());
     }
     Ok(is_fine)
+}
+
+/// Nobody else has the logs of this version while the file is open, however this run ends.
+fn lock(directory: &Path, keda: Keda) -> anyhow::Result<File> {
+    fs::create_dir_all(directory)?;
+    let version = keda.version();
+    let file = File::create(directory.join(format!("{version}.lock")))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another run with KEDA {version} writes into {}; wait until it has ended, or give this \
+             one another `CARGO_TARGET_DIR`",
+            directory.display(),
+        ),
+        Err(TryLockError::Error(error)) => Err(error.into()),
+    }
 }
 
 /// Those that can, at the same time; then the others.

@@ -1,4 +1,5 @@
-//! Processes of this machine: each with a log of its own, none left behind.
+//! Processes of this machine: each with a log of its own, none left behind. What a harness leaves that
+//! is itself killed, the next one ends: beside each log it is said which process writes it.
 
 use std::{
     ffi::OsStr,
@@ -11,6 +12,7 @@ use std::{
         LazyLock,
         atomic::{AtomicU16, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -24,6 +26,9 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How much of a log is told when its process has ended.
 const TAIL_LINES: usize = 12;
+
+/// The extension of a file that says which process writes a log.
+const PID: &str = "pid";
 
 /// Killed when it is dropped, as it is on a panic and on Ctrl-C.
 pub(crate) struct Process {
@@ -70,8 +75,49 @@ impl Program<'_> {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("{} cannot be started", self.path.display()))?;
+        if let Some(id) = child.id() {
+            let words = iter::once(self.path.display().to_string()).chain(self.arguments);
+            let line = words.collect::<Vec<_>>().join(" ");
+            fs::write(log.with_extension(PID), format!("{id} {line}"))?;
+        }
         Ok(Process { name: self.name.to_owned(), child, log })
     }
+}
+
+/// Ends what still runs of a run with these logs. A process with the id of one of its processes is
+/// somebody else's unless its command line is the same, with its ports and paths.
+pub(crate) fn end_leftovers(logs: &Path) -> anyhow::Result<()> {
+    for entry in fs::read_dir(logs)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            end_leftovers(&path)?;
+        }
+        if path.extension() != Some(OsStr::new(PID)) {
+            continue;
+        }
+        let text = fs::read_to_string(&path)?;
+        let Some((id, line)) = text.split_once(' ') else { continue };
+        if command_line(id).as_deref() == Some(line) {
+            let name = path.file_stem().unwrap_or_default().display();
+            println!("ending {name} (process {id}), which an earlier run has left behind");
+            std::process::Command::new("kill").args(["-KILL", id]).status()?;
+            // It may be writing into what is about to be removed.
+            let mut looks = 0;
+            while looks < 100 && command_line(id).as_deref() == Some(line) {
+                looks += 1;
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Of a process, if there is one with this id.
+pub(crate) fn command_line(id: &str) -> Option<String> {
+    let ps = std::process::Command::new("ps").args(["-ww", "-o", "args=", "-p", id]).output();
+    let line = String::from_utf8(ps.ok()?.stdout).ok()?;
+    let line = line.trim_end();
+    (!line.is_empty()).then(|| line.to_owned())
 }
 
 impl Process {

@@ -14,6 +14,7 @@ mod cluster_agent;
 mod credentials;
 mod features;
 mod restarts;
+mod strangers;
 mod economy;
 mod chart;
 
@@ -93,10 +94,14 @@ pub(crate) fn all() -> Vec<Scenario> {
         scenario!("unprocessable", 240, outage::unprocessable),
         scenario!("one-bad-trigger", 240, outage::one_bad),
         scenario!("who-answers", 240, examples::who_answers),
+        scenario!("bad-neighbour", 240, outage::bad_neighbour),
+        scenario!("push-in-outage", 240, push::in_outage),
         scenario!("scaled-job", 240, life::scaled_job),
         scenario!("at-least-one", 240, life::at_least_one),
         scenario!("cached-metrics", 240, features::cached),
         scenario!("modifiers", 240, features::modifiers),
+        scenario!("value-metric", 240, features::value_metric),
+        scenario!("strangers", 120, strangers::strangers),
         scenario!("paused", 240, features::paused),
         core(scenario!("chart", 240, chart::renderings)),
         alone(scenario!("rights", 400, chart::rights)),

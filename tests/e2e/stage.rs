@@ -23,6 +23,17 @@ pub(crate) const API_KEY: &str = "own-api-key";
 const APP_KEY: &str = "own-app-key";
 /// What a trigger asks for, unless it says otherwise.
 pub(crate) const DIAL: &str = "avg:sandbox.dial{*}";
+/// One that is 12, always.
+pub(crate) const FLAT: &str = "avg:sandbox.flat{*}";
+/// A `cooldownPeriod` for what is to stay as it is while something fails, or while it is changed
+/// itself. After it, KEDA may take that to 0: an error that the HPA gets, of any trigger of the
+/// object, closes the scalers that a poll is asking, and so does the loop that polled before a
+/// change. They then count as inactive, without an error (`getScalerState` and `startScaleLoop` in
+/// `pkg/scaling/scale_handler.go`, 2.20.2 and 2.21.0). An answer of 0 would still be seen, for the
+/// HPA would go to 1.
+pub(crate) const LATE_SECONDS: u64 = 900;
+/// One for what is to go to 0 in a test.
+const SOON_SECONDS: u64 = 2;
 /// The HPA's name for the first trigger with it.
 pub(crate) const DIAL_METRIC: &str = "s0-datadog-avg-sandbox-dial";
 
@@ -286,12 +297,18 @@ impl Stage {
         Ok(object)
     }
 
-    /// For what is to stay as it is while it fails. After `cooldownPeriod` KEDA may take it to 0: an
-    /// error that the HPA gets closes the scalers that a poll is asking, which then counts as
-    /// inactive, without an error (`getScalerState` in `pkg/scaling/scale_handler.go`, 2.20.2 and
-    /// 2.21.0). An answer of 0 would still be seen, for the HPA would go to 1.
+    /// Before something fails; see [`LATE_SECONDS`].
     pub(crate) async fn sleeps_late(&self, object: &str) -> anyhow::Result<()> {
-        self.patch("ScaledObject", object, &json!({"spec": {"cooldownPeriod": 900}})).await
+        self.cools_down(object, LATE_SECONDS).await
+    }
+
+    /// When all is well again, and it is to go to 0.
+    pub(crate) async fn sleeps_soon(&self, object: &str) -> anyhow::Result<()> {
+        self.cools_down(object, SOON_SECONDS).await
+    }
+
+    async fn cools_down(&self, object: &str, seconds: u64) -> anyhow::Result<()> {
+        self.patch("ScaledObject", object, &json!({"spec": {"cooldownPeriod": seconds}})).await
     }
 
     pub(crate) async fn secret(&self, name: &str, data: &Value) -> anyhow::Result<()> {
@@ -343,6 +360,27 @@ impl Stage {
         let what = format!("{expected} replicas of {name}");
         let took = until(&what, ROUNDS, look, |seen| *seen == expected).await?;
         Ok(format!("{expected} after {:.1} s", took.as_secs_f64()))
+    }
+
+    /// Makes it so that so many Pods of a Deployment are ready, as kubelets would say.
+    pub(crate) async fn has_ready(&self, name: &str, count: usize) -> anyhow::Result<()> {
+        let pods = async || {
+            let pods = self.get("Pod", "").await?;
+            let pods = pods["items"].as_array().into_iter().flatten();
+            let of_name = pods.filter(|pod| pod["metadata"]["labels"]["app"] == name);
+            Ok(of_name.cloned().collect::<Vec<_>>())
+        };
+        until(&format!("{count} pods"), ROUNDS, pods, |pods| pods.len() >= count).await?;
+        let (ready, others): (Vec<_>, Vec<_>) =
+            pods().await?.into_iter().partition(|pod| pod["status"]["phase"] == "Running");
+        for pod in others.iter().take(count.saturating_sub(ready.len())) {
+            let pod = pod["metadata"]["name"].as_str().unwrap_or_default();
+            let path = path("Pod", Some(&self.namespace), pod)? + "/status";
+            let conditions = json!([{"type": "Ready", "status": "True"}]);
+            let status = json!({"phase": "Running", "conditions": conditions});
+            self.cluster.api.merge(&path, &json!({"status": status})).await?;
+        }
+        Ok(())
     }
 
     /// What the HPA saw last and what it wants of this metric, as quantities.
@@ -398,14 +436,17 @@ impl Stage {
         until(&what, ROUNDS, look, |seen| seen.0 == status).await.map(drop)
     }
 
+    /// What is said about this object.
+    pub(crate) async fn events(&self, object: &str) -> anyhow::Result<Vec<String>> {
+        let events = self.get("Event", "").await?;
+        let items = events["items"].as_array().into_iter().flatten();
+        let about = items.filter(|event| event["involvedObject"]["name"] == object);
+        Ok(about.map(|event| event["message"].to_string()).collect())
+    }
+
     /// An event about this object says so.
     pub(crate) async fn has_event(&self, object: &str, words: &str) -> anyhow::Result<()> {
-        let look = async || {
-            let events = self.get("Event", "").await?;
-            let items = events["items"].as_array().into_iter().flatten();
-            let about = items.filter(|event| event["involvedObject"]["name"] == object);
-            Ok(about.map(|event| event["message"].to_string()).collect::<Vec<_>>())
-        };
+        let look = async || self.events(object).await;
         let what = format!("an event of {object} with \"{words}\"");
         let told = |seen: &Vec<String>| seen.iter().any(|message| message.contains(words));
         until(&what, ROUNDS, look, told).await.map(drop)
@@ -452,7 +493,7 @@ pub(crate) fn hastened(mut object: Value) -> Value {
     if !is_job {
         let quick = json!({"stabilizationWindowSeconds": 0,
             "policies": [{"type": "Pods", "value": 100, "periodSeconds": 1}]});
-        spec["cooldownPeriod"] = 2.into();
+        spec["cooldownPeriod"] = SOON_SECONDS.into();
         spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] =
             json!({"scaleDown": quick, "scaleUp": quick});
     }

@@ -1,7 +1,9 @@
 //! What is built from Go modules, as `tools/*/go.mod` pin them, and kept between runs.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -9,8 +11,12 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
+use crate::processes::command_line;
+
 /// The name of the directory in the cache.
 const CACHE: &str = "keda-datadog-scaler-e2e";
+/// How the name of a directory ends that is being built, after the id of who builds it.
+const UNFINISHED: &str = ".unfinished";
 
 /// A directory with executables, named as their packages are.
 pub(crate) struct Tools {
@@ -130,7 +136,7 @@ impl Tools {
             return Err(NoGo { wanted: name.to_owned() }.into());
         }
         println!("building {name} into {}, which takes minutes", cache.display());
-        let unfinished = cache.join(format!("{name}-{}.unfinished", std::process::id()));
+        let unfinished = cache.join(format!("{name}-{}{UNFINISHED}", std::process::id()));
         fs::create_dir_all(&unfinished)?;
         let built = go(&module)
             .args([
@@ -149,8 +155,12 @@ impl Tools {
             bail!("`go build` of {} has failed", module.display());
         }
         finish(&module, &unfinished)?;
-        // So that what is there is whole.
-        fs::rename(&unfinished, &directory)?;
+        // So that what is there is whole. Another run may have been quicker.
+        if let Err(error) = fs::rename(&unfinished, &directory) {
+            fs::remove_dir_all(&unfinished)?;
+            ensure!(directory.is_dir(), error);
+        }
+        remove_older(&cache, name, &directory)?;
         Ok(Self { directory })
     }
 }
@@ -176,6 +186,26 @@ fn cache() -> anyhow::Result<PathBuf> {
     let cache = cache.join(CACHE);
     fs::create_dir_all(&cache)?;
     Ok(cache)
+}
+
+/// What else there is of a module: of other fingerprints, and what nobody builds any more.
+fn remove_older(cache: &Path, name: &str, current: &Path) -> anyhow::Result<()> {
+    for entry in fs::read_dir(cache)? {
+        let path = entry?.path();
+        let file = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let Some(rest) = file.strip_prefix(name).and_then(|it| it.strip_prefix('-')) else {
+            continue;
+        };
+        let is_over = match rest.strip_suffix(UNFINISHED) {
+            Some(id) => command_line(id).is_none(),
+            None => path != current,
+        };
+        if is_over {
+            println!("removing {}, which is not used any more", path.display());
+            fs::remove_dir_all(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Changes with what is built, and not with who builds it.

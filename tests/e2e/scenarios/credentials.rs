@@ -1,5 +1,7 @@
 //! Keys of a TriggerAuthentication and of a ClusterTriggerAuthentication, which change.
 
+use std::collections::HashSet;
+
 use anyhow::ensure;
 use serde_json::json;
 use tokio::time::sleep;
@@ -10,6 +12,9 @@ use crate::{
     stage::{Stage, authentication, secret},
     wait::{seconds, until},
 };
+
+/// Of ScaledObjects, each with its authentication.
+const NAMES: [&str; 2] = ["own", "shared"];
 
 /// New keys are in use without a failed reading, whether or not the old ones are revoked first;
 /// keys that are wrong are told.
@@ -33,7 +38,7 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
     put("first").await?;
     stage.may_read_secret("datadog-keys").await?;
     stage.datadog.set(12.0).await?;
-    for (name, (namespace, kind)) in ["own", "shared"].into_iter().zip(&places) {
+    for (name, (namespace, kind)) in NAMES.into_iter().zip(&places) {
         let scope = (*kind == "TriggerAuthentication").then_some(namespace.as_str());
         cluster.api.apply(&authentication(kind, scope, name)).await?;
         let mut trigger = stage.trigger(&json!({"triggerName": name}));
@@ -47,12 +52,16 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
     let failures = stage.failures().await?;
     stage.datadog.allow(&["first", "second"]);
     put("second").await?;
-    let used =
-        async || Ok(stage.datadog.calls().last().map(|call| call.key.clone()).unwrap_or_default());
-    let took = until("used: the second key", seconds(90), used, |key| key == "second").await?;
+    // Who still had the first one would use it each second.
+    let lately = async || Ok(stage.datadog.keys(seconds(4)));
+    let only = |keys: &HashSet<String>| *keys == HashSet::from(["second".to_owned()]);
+    let took = until("used: only the second key", seconds(120), lately, only).await?;
     stage.datadog.allow(&["second"]);
     stage.datadog.set(24.0).await?;
     both(&stage, 5).await?;
+    // Held values would hide from KEDA that one was.
+    let refused = stage.datadog.refused();
+    ensure!(refused == 0, "{refused} requests were refused, though the new keys came first");
     ensure!(stage.failures().await? <= failures, "a request of KEDA failed");
 
     // Two objects, equal keys, one query: one call each second, as ever.
@@ -65,10 +74,13 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
     stage.datadog.allow(&["third"]);
     stage.datadog.set(7.0).await?;
     both(&stage, 2).await?;
-    let refused = stage.datadog.calls().iter().filter(|call| call.status == 403).count();
+    let refused = stage.datadog.refused();
     ensure!(stage.failures().await? <= failures, "a request of KEDA failed");
     ensure!(refused <= 3, "{refused} requests were refused");
 
+    for name in NAMES {
+        stage.sleeps_late(name).await?;
+    }
     put("wrong").await?;
     stage.datadog.allow(&[]);
     stage.has_event("own", "FailedPrecondition").await?;
@@ -76,6 +88,10 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
     stage.datadog.set(0.0).await?;
     both(&stage, 2).await?;
     stage.datadog.allow(&["wrong"]);
+    both(&stage, 1).await?;
+    for name in NAMES {
+        stage.sleeps_soon(name).await?;
+    }
     both(&stage, 0).await?;
     Ok(format!(
         "new keys in use after {:.0} s, {refused} refused when revoked at once",
@@ -84,7 +100,7 @@ pub(super) async fn rotated(scene: Scene) -> Outcome {
 }
 
 async fn both(stage: &Stage, replicas: u64) -> anyhow::Result<()> {
-    for name in ["own", "shared"] {
+    for name in NAMES {
         stage.has_replicas(name, replicas).await?;
     }
     Ok(())

@@ -80,3 +80,47 @@ pub(super) async fn paused(scene: Scene) -> Outcome {
     ensure!(value == "24", "the value is {value}");
     Ok(format!("no RPC in 8 s, then {resumed}"))
 }
+
+/// `metricType: Value`: the HPA multiplies by the pods that are ready, and KEDA's fallback divides by
+/// them.
+pub(super) async fn value_metric(scene: Scene) -> Outcome {
+    let mut stage = scene.stage().await?;
+    stage.start_scaler(&QUICK).await?;
+    stage.datadog.set(12.0).await?;
+    stage.deployment("app", 0).await?;
+    let mut trigger = stage.trigger(&json!({}));
+    trigger["metricType"] = "Value".into();
+    let fallback = json!({"fallback": {"failureThreshold": 3, "replicas": 8}});
+    stage.scaled_object("app", &[trigger], &fallback).await?;
+    stage.has_replicas("app", 1).await?;
+    let replicas = async || stage.replicas("app").await;
+    let value = async || stage.hpa_metric("app", DIAL_METRIC).await;
+    let expected = ("12".to_owned(), "5".to_owned());
+    until("seen: the value", ROUNDS, value, |seen| *seen == expected).await?;
+    let kind = &stage.hpa("app").await?["spec"]["metrics"][0]["external"]["target"]["type"];
+    ensure!(kind == "Value", "the target is of type {kind}");
+    always("1 replica, while no pod is ready", seconds(5), replicas, |seen| *seen == 1).await?;
+
+    let mut seen = Vec::new();
+    for (ready, value, expected) in [(1, 12.0, 3), (2, 12.0, 5), (2, 16.0, 7), (3, 7.0, 5)] {
+        stage.has_ready("app", ready).await?;
+        stage.datadog.set(value).await?;
+        seen.push(stage.has_replicas("app", expected).await?);
+    }
+
+    stage.sleeps_late("app").await?;
+    stage.datadog.fault("504").await?;
+    stage.datadog.set(0.0).await?;
+    stage.has_condition("app", "Fallback", "True").await?;
+    let fell_back = stage.has_replicas("app", 8).await?;
+    stage.datadog.set(8.0).await?;
+    stage.datadog.mend().await?;
+    stage.has_condition("app", "Fallback", "False").await?;
+    seen.push(stage.has_replicas("app", 5).await?);
+    stage.sleeps_soon("app").await?;
+    for (value, expected) in [(2.5, 1), (0.0, 0)] {
+        stage.datadog.set(value).await?;
+        seen.push(stage.has_replicas("app", expected).await?);
+    }
+    Ok(format!("{}; fallback to {fell_back}", seen.join(", ")))
+}

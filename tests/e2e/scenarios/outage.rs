@@ -6,7 +6,8 @@ use serde_json::json;
 use super::{Outcome, QUICK, Scene};
 use crate::{
     cluster::ROUNDS,
-    stage::{DIAL_METRIC, Stage},
+    datadog::Caller,
+    stage::{DIAL_METRIC, FLAT, LATE_SECONDS, Stage},
     wait::{always, seconds, until},
 };
 
@@ -115,11 +116,12 @@ pub(super) async fn one_bad(scene: Scene) -> Outcome {
     stage.datadog.set(12.0).await?;
     stage.deployment("app", 0).await?;
     let bad = stage.trigger(&json!({"query": "avg:sandbox.flat{a b}"}));
-    stage.scaled_object("app", &[stage.trigger(&json!({})), bad], &json!({})).await?;
+    let late = json!({"cooldownPeriod": LATE_SECONDS});
+    stage.scaled_object("app", &[stage.trigger(&json!({})), bad], &late).await?;
     stage.has_replicas("app", 3).await?;
     stage.has_event("app", "InvalidArgument").await?;
-    let ready = stage.condition("app", "Ready").await?;
-    ensure!(ready.1 == "PartialTriggerError", "Ready is {ready:?}");
+    let ready = async || stage.condition("app", "Ready").await;
+    until("partly in error", ROUNDS, ready, |ready| ready.1 == "PartialTriggerError").await?;
     stage.datadog.set(24.0).await?;
     let up = stage.has_replicas("app", 5).await?;
     stage.datadog.set(7.0).await?;
@@ -127,6 +129,44 @@ pub(super) async fn one_bad(scene: Scene) -> Outcome {
     until("7", ROUNDS, value, |value| value == "7").await?;
     stays(&stage, 5).await?;
     Ok(format!("up: {up}; no way down"))
+}
+
+/// Datadog rejects a call for one query in it; the others of that call go on.
+pub(super) async fn bad_neighbour(scene: Scene) -> Outcome {
+    let mut stage = scene.stage().await?;
+    stage.start_scaler(&QUICK).await?;
+    stage.datadog.set(12.0).await?;
+    let bad = stage.trigger(&json!({"query": FLAT}));
+    let late = json!({"cooldownPeriod": LATE_SECONDS});
+    for (name, trigger) in [("good", stage.trigger(&json!({}))), ("bad", bad)] {
+        stage.deployment(name, 0).await?;
+        stage.scaled_object(name, &[trigger], &late).await?;
+    }
+    for name in ["good", "bad"] {
+        stage.has_replicas(name, 3).await?;
+    }
+    let calls = async || Ok(stage.datadog.rate(Caller::Scaler, seconds(6)));
+    until("in one call a second", ROUNDS, calls, |calls| *calls < 90.0).await?;
+
+    stage.datadog.fault_of("rejected", FLAT).await?;
+    stage.has_event("bad", "InvalidArgument").await?;
+    stage.datadog.set(24.0).await?;
+    let up = stage.has_replicas("good", 5).await?;
+    let seen = async || {
+        let ready = stage.condition("good", "Ready").await?.0;
+        Ok((ready, stage.replicas("good").await?, stage.replicas("bad").await?))
+    };
+    let expected = ("True".to_owned(), 5, 3);
+    always("as they are", seconds(10), seen, |seen| *seen == expected).await?;
+    let good = stage.events("good").await?;
+    let failed = good.iter().find(|message| message.contains("rpc error"));
+    ensure!(failed.is_none(), "KEDA had an error for the good one: {failed:?}");
+
+    stage.datadog.mend().await?;
+    // It is tried after pauses that double.
+    let ready = async || Ok(stage.condition("bad", "Ready").await?.0);
+    let mended = until("mended", seconds(90), ready, |ready| ready == "True").await?;
+    Ok(format!("the good one {up}; the bad one ready {:.0} s after it is", mended.as_secs_f64()))
 }
 
 async fn stays(stage: &Stage, replicas: u64) -> anyhow::Result<()> {

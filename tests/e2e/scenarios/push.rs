@@ -3,35 +3,21 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use serde_json::Value;
 use tokio::time::sleep;
 
 use super::{Outcome, QUICK, Scene};
 use crate::{
     cluster::ROUNDS,
-    stage::{DIAL, DIAL_METRIC},
+    stage::{DIAL, DIAL_METRIC, Stage},
     wait::{always, seconds, until},
 };
 
 pub(super) async fn push(scene: Scene) -> Outcome {
     let mut stage = scene.stage().await?;
     stage.start_scaler(&QUICK).await?;
-    // Not hastened: what is seen soon is not by a poll.
-    let mut object = stage.example("push.yaml", &[DIAL]).await?;
+    let mut object = begin(&stage).await?;
     let polling = object["spec"]["pollingInterval"].as_u64().context("it has no interval")?;
-    stage.cluster.api.apply(&object).await?;
-    let open = async || {
-        let active = stage.metric("open_streams", &["StreamIsActive"]).await?;
-        let specs = stage.metric("open_streams", &["StreamMetricSpec"]).await?;
-        Ok((active, specs))
-    };
-    let specs = if scene.cluster.keda.streams_metric_specs() { 1.0 } else { 0.0 };
-    let expected = (1.0, specs);
-    until("streams are open", ROUNDS, open, |seen| *seen == expected).await?;
-    // KEDA drops what is pushed before it has built the HPA.
-    stage.has_condition("receipts", "Ready", "True").await?;
-    let hpa = async || stage.hpa("receipts").await;
-    until("there: the HPA", ROUNDS, hpa, |hpa| !hpa.is_null()).await?;
-    sleep(seconds(3)).await;
 
     stage.datadog.set(200.0).await?;
     let replicas = async || stage.replicas("receipts").await;
@@ -56,4 +42,47 @@ pub(super) async fn push(scene: Scene) -> Outcome {
     ensure!(took < Duration::from_secs(polling / 10), "active after {took:?}");
     let (took, changed) = (took.as_secs_f64(), changed.as_secs_f64());
     Ok(format!("active after {took:.1} s, polled each {polling}; target after {changed:.1} s"))
+}
+
+/// While nobody knows, the streams are silent and stay: KEDA comes back the later, the more often one
+/// has ended with an error.
+pub(super) async fn in_outage(scene: Scene) -> Outcome {
+    let mut stage = scene.stage().await?;
+    stage.start_scaler(&QUICK).await?;
+    begin(&stage).await?;
+    let expected = open(&stage).await?;
+    stage.datadog.fault("504").await?;
+    let look = async || Ok((open(&stage).await?, stage.replicas("receipts").await?));
+    always("as it was", seconds(20), look, |seen| *seen == (expected, 0)).await?;
+
+    stage.datadog.mend().await?;
+    // An account that failed is tried each half minute.
+    let answered = async || Ok(stage.datadog.calls().last().is_some_and(|call| call.status == 200));
+    until("answered again", seconds(60), answered, |is_answered| *is_answered).await?;
+    stage.datadog.set(200.0).await?;
+    let replicas = async || stage.replicas("receipts").await;
+    let took = until("active by push", seconds(5), replicas, |seen| *seen > 0).await?;
+    Ok(format!("silent for 20 s, then active after {:.1} s", took.as_secs_f64()))
+}
+
+/// Applies the example, not hastened: what is seen soon is not by a poll. Waits until KEDA takes what
+/// is pushed; the trigger is inactive.
+async fn begin(stage: &Stage) -> anyhow::Result<Value> {
+    let object = stage.example("push.yaml", &[DIAL]).await?;
+    stage.cluster.api.apply(&object).await?;
+    let specs = if stage.cluster.keda.streams_metric_specs() { 1.0 } else { 0.0 };
+    let streams = async || open(stage).await;
+    until("streams are open", ROUNDS, streams, |seen| *seen == (1.0, specs)).await?;
+    // KEDA drops what is pushed before it has built the HPA.
+    stage.has_condition("receipts", "Ready", "True").await?;
+    let hpa = async || stage.hpa("receipts").await;
+    until("there: the HPA", ROUNDS, hpa, |hpa| !hpa.is_null()).await?;
+    sleep(seconds(3)).await;
+    Ok(object)
+}
+
+/// How many streams are: of states, and of metric specs.
+async fn open(stage: &Stage) -> anyhow::Result<(f64, f64)> {
+    let active = stage.metric("open_streams", &["StreamIsActive"]).await?;
+    Ok((active, stage.metric("open_streams", &["StreamMetricSpec"]).await?))
 }

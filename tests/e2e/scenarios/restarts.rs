@@ -5,7 +5,10 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{Outcome, QUICK, Scene};
-use crate::wait::{always, seconds, until};
+use crate::{
+    stage::LATE_SECONDS,
+    wait::{always, seconds, until},
+};
 
 /// Ended and killed, with a pause: replicas stay, and a new one goes on where the old one was.
 pub(super) async fn scaler(scene: Scene) -> Outcome {
@@ -15,7 +18,7 @@ pub(super) async fn scaler(scene: Scene) -> Outcome {
     stage.deployment("app", 0).await?;
     let mut push = stage.trigger(&json!({}));
     push["type"] = "external-push".into();
-    stage.scaled_object("app", &[push], &json!({})).await?;
+    stage.scaled_object("app", &[push], &json!({"cooldownPeriod": LATE_SECONDS})).await?;
     stage.has_replicas("app", 3).await?;
 
     let mut seen = Vec::new();
@@ -32,11 +35,12 @@ pub(super) async fn scaler(scene: Scene) -> Outcome {
         seen.push(format!("{how}: {}", stage.has_replicas("app", expected).await?));
         stage.has_condition("app", "Ready", "True").await?;
     }
-    stage.datadog.set(0.0).await?;
-    stage.has_replicas("app", 0).await?;
-    // A stream that KEDA has opened anew.
+    // A stream that KEDA has opened anew, and not because the object has changed.
     let open = async || stage.metric("open_streams", &["StreamIsActive"]).await;
     let took = until("open: the stream", seconds(90), open, |open| *open >= 1.0).await?;
+    stage.sleeps_soon("app").await?;
+    stage.datadog.set(0.0).await?;
+    stage.has_replicas("app", 0).await?;
     Ok(format!("{}; the stream is back {:.0} s later", seen.join("; "), took.as_secs_f64()))
 }
 
