@@ -80,7 +80,7 @@ struct Shared {
 /// Why something cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    #[error("Kubernetes forbids the scaler to {what}; grant it (\"Rights\" in the README)")]
+    #[error("Kubernetes forbids the scaler to {what}; grant it (see Rights in the README)")]
     Forbidden { what: String },
     #[error("Kubernetes does not answer ({cause}); it is asked again")]
     Unreachable { cause: String },

@@ -44,7 +44,7 @@ pub enum NoWatch {
     #[error("Kubernetes has not told of DatadogMetrics yet; it is asked again")]
     Unlisted,
     #[error(
-        "Kubernetes forbids the scaler to watch `datadogmetrics`; grant it (\"Rights\" in the README)"
+        "Kubernetes forbids the scaler to watch `datadogmetrics`; grant it (see Rights in the README)"
     )]
     Forbidden,
     #[error(

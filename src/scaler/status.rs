@@ -427,7 +427,7 @@ mod tests {
         PERMISSION_DENIED: no trigger of a ScaledObject or ScaledJob of this name has this metadata
         INVALID_ARGUMENT: several triggers have this metadata, but different `authenticationRef`s; tell them apart with a `triggerName` each
         UNAVAILABLE: the trigger cannot be verified: Kubernetes does not answer (refused); it is asked again
-        FAILED_PRECONDITION: Kubernetes forbids the scaler to get secrets; grant it ("Rights" in the README)
+        FAILED_PRECONDITION: Kubernetes forbids the scaler to get secrets; grant it (see Rights in the README)
         UNAVAILABLE: too much is being read from Kubernetes at the moment; it is asked again
         INTERNAL: what Kubernetes answers is not understood (to get secrets)
         NOT_FOUND: the query has no data in the 90 seconds that ended 30 seconds ago; wait for data, widen `age`, or set `metricUnavailableValue`
@@ -534,7 +534,7 @@ mod tests {
         FAILED_PRECONDITION: the Cluster Agent does not read the DatadogMetric shop/orders; give it the annotation `external-metrics.datadoghq.com/always-active: "true"`
         FAILED_PRECONDITION: the Cluster Agent has not read the DatadogMetric shop/orders yet; wait a minute, and if that lasts, check that it runs with `external_metrics_provider.use_datadogmetric_crd`
         UNAVAILABLE: the Cluster Agent has written nothing into the DatadogMetric shop/orders for 180 s; check that it runs, and what its log says
-        FAILED_PRECONDITION: Kubernetes forbids the scaler to watch `datadogmetrics`; grant it ("Rights" in the README)
+        FAILED_PRECONDITION: Kubernetes forbids the scaler to watch `datadogmetrics`; grant it (see Rights in the README)
         UNAVAILABLE: Kubernetes has not told of DatadogMetrics yet; it is asked again
         FAILED_PRECONDITION: Kubernetes knows no DatadogMetrics; have the Cluster Agent's chart or operator install their definition; or refer to a TriggerAuthentication with the `token` for a Cluster Agent
         "#);

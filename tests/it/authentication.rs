@@ -396,7 +396,7 @@ async fn what_is_missing_is_named_where_keda_is_silent() {
     FailedPrecondition: the TriggerAuthentication demo/datadog gives no `appKey`: the container has no variable `APP`, or nothing in it
     FailedPrecondition: the TriggerAuthentication demo/datadog gives no `appKey`: the Deployment shop has no container `none`
     FailedPrecondition: the TriggerAuthentication demo/datadog gives no `appKey`: there is no Deployment shop, or it has no containers
-    FailedPrecondition: the TriggerAuthentication demo/datadog gives no `apiKey`: Kubernetes forbids the scaler to get secrets/keys in the namespace demo; grant it ("Rights" in the README)
+    FailedPrecondition: the TriggerAuthentication demo/datadog gives no `apiKey`: Kubernetes forbids the scaler to get secrets/keys in the namespace demo; grant it (see Rights in the README)
     FailedPrecondition: `authenticationRef` is to a "Secret", but must be to a TriggerAuthentication or ClusterTriggerAuthentication
     "#);
 }

@@ -418,9 +418,9 @@ async fn where_nobody_can_tell_it_is_said_what_to_do() {
     let (engine, _) = Engine::begin_in(&kubernetes, &["demo"], open, |_, _| Ok(None)).await;
     table.push(told(&engine, &elsewhere).await);
     insta::assert_snapshot!(table.join("\n"), @r"
-    FailedPrecondition: Kubernetes forbids the scaler to watch `datadogmetrics`; grant it ("Rights" in the README); or refer to a TriggerAuthentication with the `token` for a Cluster Agent
+    FailedPrecondition: Kubernetes forbids the scaler to watch `datadogmetrics`; grant it (see Rights in the README); or refer to a TriggerAuthentication with the `token` for a Cluster Agent
     FailedPrecondition: Kubernetes knows no DatadogMetrics; have the Cluster Agent's chart or operator install their definition; or refer to a TriggerAuthentication with the `token` for a Cluster Agent
-    FailedPrecondition: Kubernetes forbids the scaler to watch `datadogmetrics`; grant it ("Rights" in the README)
+    FailedPrecondition: Kubernetes forbids the scaler to watch `datadogmetrics`; grant it (see Rights in the README)
     FailedPrecondition: Kubernetes knows no DatadogMetrics; have the Cluster Agent's chart or operator install their definition
     FailedPrecondition: the trigger has no `authenticationRef`, and the scaler has no Cluster Agent of its own; refer to a TriggerAuthentication with `token`, `datadogNamespace` and `datadogMetricsService`, or have the administrator set `--cluster-agent-url`
     FailedPrecondition: the trigger has no `authenticationRef`, and the scaler has no Cluster Agent of its own; refer to a TriggerAuthentication with `token`, `datadogNamespace` and `datadogMetricsService`, or have the administrator set `--cluster-agent-url`

@@ -338,7 +338,7 @@ async fn what_rbac_forbids_never_turns_verification_off() {
     kubernetes.apply(plain(&object(&[])));
     let engine = start(&kubernetes).await;
     let message = "the trigger cannot be verified: Kubernetes forbids the scaler to get \
-                   scaledobjects/shop in the namespace demo; grant it (\"Rights\" in the README)";
+                   scaledobjects/shop in the namespace demo; grant it (see Rights in the README)";
     check_status(engine.pair(&object(&[])).await, Code::FailedPrecondition, message);
     assert_eq!(engine.requests(), 0);
     kubernetes.allow("*", "scaledobjects");

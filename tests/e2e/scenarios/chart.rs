@@ -127,7 +127,7 @@ pub(super) async fn rights(scene: Scene) -> Outcome {
                 None => told["value"] == 12.0,
                 Some((_, words)) => {
                     let message = told["message"].as_str().unwrap_or_default();
-                    message.contains(words) && message.contains("\"Rights\" in the README")
+                    message.contains(words) && message.contains("see Rights in the README")
                 }
             };
             ensure!(is_as_granted, "{feature}: {told}, with {values}");
