@@ -3,20 +3,25 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Output,
     sync::Arc,
 };
 
 use anyhow::{Context as _, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{process::Command, sync::Mutex};
 
 use crate::{
-    api::{documents, path},
-    cluster::{Cluster, ROUNDS, condition},
+    cluster::Cluster,
     datadog::Datadog,
     processes::{Process, Program, free_ports},
     wait::{seconds, until},
 };
+
+mod objects;
+mod sight;
+
+pub(crate) use objects::{authentication, hastened, secret};
 
 /// What the scaler's own account has for keys.
 pub(crate) const API_KEY: &str = "own-api-key";
@@ -127,16 +132,22 @@ impl Stage {
 
     /// What `check --through` tells of an object, as JSON.
     pub(crate) async fn check(&self, object: &str) -> anyhow::Result<Value> {
-        let checked = Command::new(&self.binary)
-            .args(["check", "--namespace", &self.namespace, object, "--output", "json"])
-            .args(["--through", &self.scaler_address()])
+        let through = format!("--through={}", self.scaler_address());
+        let of_object = ["check", "--namespace", &self.namespace, object, "--output=json"];
+        let checked = self.run(&[&of_object[..], &[&through]].concat()).await?;
+        let told = serde_json::from_slice(&checked.stdout);
+        told.with_context(|| String::from_utf8_lossy(&checked.stderr).into_owned())
+    }
+
+    /// Our program with these arguments, for which Kubernetes has an administrator's rights.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let run = Command::new(&self.binary)
+            .args(arguments)
             .env_clear()
             .env("KUBECONFIG", self.cluster.admin())
             .kill_on_drop(true)
-            .output()
-            .await?;
-        let told = serde_json::from_slice(&checked.stdout);
-        told.with_context(|| String::from_utf8_lossy(&checked.stderr).into_owned())
+            .output();
+        Ok(run.await?)
     }
 
     /// Starts one where none is running.
@@ -216,295 +227,9 @@ impl Stage {
     pub(crate) async fn failures(&self) -> anyhow::Result<f64> {
         Ok(self.metric("rpcs_total", &["\"GetMetrics\""]).await? - self.answers().await?)
     }
-
-    /// A trigger of ours with the metadata that all have, and these.
-    pub(crate) fn trigger(&self, more: &Value) -> Value {
-        let metadata = json!({
-            "scalerAddress": self.scaler_address(), "query": DIAL, "queryValue": "5",
-        });
-        json!({"type": "external", "metadata": merged(metadata, more)})
-    }
-
-    /// The same, of this DatadogMetric.
-    pub(crate) fn agent_trigger(&self, metric: &str, more: &Value) -> Value {
-        let metadata = json!({
-            "scalerAddress": self.scaler_address(),
-            "useClusterAgentProxy": "true",
-            "datadogMetricName": metric,
-            "datadogMetricNamespace": self.namespace,
-            "targetValue": "5",
-        });
-        json!({"type": "external", "metadata": merged(metadata, more)})
-    }
-
-    pub(crate) async fn deployment(&self, name: &str, replicas: u32) -> anyhow::Result<()> {
-        let labels = json!({"app": name});
-        let containers = json!([{"name": "app", "image": "none"}]);
-        self.cluster
-            .api
-            .apply(&json!({
-                "apiVersion": "apps/v1",
-                "kind": "Deployment",
-                "metadata": {"name": name, "namespace": self.namespace},
-                "spec": {
-                    "replicas": replicas,
-                    "selector": {"matchLabels": labels},
-                    "template": {"metadata": {"labels": labels}, "spec": {"containers": containers}},
-                },
-            }))
-            .await
-    }
-
-    /// Of a Deployment of the same name: 0 to 10 replicas, asked for each second, and quick to
-    /// come down; `more` goes over that.
-    pub(crate) async fn scaled_object(
-        &self,
-        name: &str,
-        triggers: &[Value],
-        more: &Value,
-    ) -> anyhow::Result<()> {
-        let mut object = hastened(json!({
-            "apiVersion": "keda.sh/v1alpha1",
-            "kind": "ScaledObject",
-            "metadata": {"name": name, "namespace": self.namespace},
-            "spec": {
-                "scaleTargetRef": {"name": name},
-                "minReplicaCount": 0,
-                "maxReplicaCount": 10,
-                "triggers": triggers,
-            },
-        }));
-        object["spec"] = merged(object["spec"].take(), more);
-        self.cluster.api.apply(&object).await
-    }
-
-    /// What is scaled by a file of `deploy/examples`, as it is but for the namespace, the scaler
-    /// and the queries, one for each trigger. Its Deployment is there, if it has one.
-    pub(crate) async fn example(&self, file: &str, queries: &[&str]) -> anyhow::Result<Value> {
-        let objects = documents(&repository("deploy/examples").join(file))?;
-        let mut scaled = objects.into_iter().filter(|object| object["spec"]["triggers"].is_array());
-        let mut object = scaled.next().with_context(|| format!("{file} scales nothing"))?;
-        object["metadata"]["namespace"] = self.namespace.as_str().into();
-        let triggers = object["spec"]["triggers"].as_array_mut().context("no triggers")?;
-        ensure!(triggers.len() == queries.len(), "{file} has {} triggers", triggers.len());
-        for (trigger, query) in triggers.iter_mut().zip(queries) {
-            trigger["metadata"]["scalerAddress"] = self.scaler_address().into();
-            trigger["metadata"]["query"] = (*query).into();
-        }
-        if let Some(target) = object["spec"]["scaleTargetRef"]["name"].as_str() {
-            self.deployment(target, 0).await?;
-        }
-        Ok(object)
-    }
-
-    /// Before something fails; see [`LATE_SECONDS`].
-    pub(crate) async fn sleeps_late(&self, object: &str) -> anyhow::Result<()> {
-        self.cools_down(object, LATE_SECONDS).await
-    }
-
-    /// When all is well again, and it is to go to 0.
-    pub(crate) async fn sleeps_soon(&self, object: &str) -> anyhow::Result<()> {
-        self.cools_down(object, SOON_SECONDS).await
-    }
-
-    async fn cools_down(&self, object: &str, seconds: u64) -> anyhow::Result<()> {
-        self.patch("ScaledObject", object, &json!({"spec": {"cooldownPeriod": seconds}})).await
-    }
-
-    pub(crate) async fn secret(&self, name: &str, data: &Value) -> anyhow::Result<()> {
-        secret(&self.cluster, &self.namespace, name, data).await
-    }
-
-    /// What `deploy/examples/triggerauthentication.yaml` grants, for this Secret.
-    pub(crate) async fn may_read_secret(&self, secret: &str) -> anyhow::Result<()> {
-        let example = repository("deploy/examples/triggerauthentication.yaml");
-        for mut object in documents(&example)? {
-            match object["kind"].as_str() {
-                Some("Role") => object["rules"][0]["resourceNames"] = json!([secret]),
-                Some("RoleBinding") => {}
-                _ => continue,
-            }
-            object["metadata"]["namespace"] = self.namespace.as_str().into();
-            self.cluster.api.apply(&object).await?;
-        }
-        Ok(())
-    }
-
-    /// A TriggerAuthentication that takes the keys from the Secret `datadog-keys`.
-    pub(crate) async fn authentication(&self, name: &str) -> anyhow::Result<()> {
-        let object = authentication("TriggerAuthentication", Some(&self.namespace), name);
-        self.cluster.api.apply(&object).await
-    }
-
-    pub(crate) async fn delete(&self, kind: &str, name: &str) -> anyhow::Result<()> {
-        self.cluster.api.delete(&path(kind, Some(&self.namespace), name)?).await
-    }
-
-    /// Of this kind in the scenario's namespace; null if there is none.
-    pub(crate) async fn get(&self, kind: &str, name: &str) -> anyhow::Result<Value> {
-        self.cluster.api.get(&path(kind, Some(&self.namespace), name)?).await
-    }
-
-    pub(crate) async fn patch(&self, kind: &str, name: &str, patch: &Value) -> anyhow::Result<()> {
-        self.cluster.api.merge(&path(kind, Some(&self.namespace), name)?, patch).await
-    }
-
-    /// As the Deployment wants them.
-    pub(crate) async fn replicas(&self, name: &str) -> anyhow::Result<u64> {
-        let deployment = self.get("Deployment", name).await?;
-        deployment["spec"]["replicas"].as_u64().context("there are no replicas")
-    }
-
-    pub(crate) async fn has_replicas(&self, name: &str, expected: u64) -> anyhow::Result<String> {
-        let look = async || self.replicas(name).await;
-        let what = format!("{expected} replicas of {name}");
-        let took = until(&what, ROUNDS, look, |seen| *seen == expected).await?;
-        Ok(format!("{expected} after {:.1} s", took.as_secs_f64()))
-    }
-
-    /// Makes it so that so many Pods of a Deployment are ready, as kubelets would say.
-    pub(crate) async fn has_ready(&self, name: &str, count: usize) -> anyhow::Result<()> {
-        let pods = async || {
-            let pods = self.get("Pod", "").await?;
-            let pods = pods["items"].as_array().into_iter().flatten();
-            let of_name = pods.filter(|pod| pod["metadata"]["labels"]["app"] == name);
-            Ok(of_name.cloned().collect::<Vec<_>>())
-        };
-        until(&format!("{count} pods"), ROUNDS, pods, |pods| pods.len() >= count).await?;
-        let (ready, others): (Vec<_>, Vec<_>) =
-            pods().await?.into_iter().partition(|pod| pod["status"]["phase"] == "Running");
-        for pod in others.iter().take(count.saturating_sub(ready.len())) {
-            let pod = pod["metadata"]["name"].as_str().unwrap_or_default();
-            let path = path("Pod", Some(&self.namespace), pod)? + "/status";
-            let conditions = json!([{"type": "Ready", "status": "True"}]);
-            let status = json!({"phase": "Running", "conditions": conditions});
-            self.cluster.api.merge(&path, &json!({"status": status})).await?;
-        }
-        Ok(())
-    }
-
-    /// What the HPA saw last and what it wants of this metric, as quantities.
-    pub(crate) async fn hpa_metric(
-        &self,
-        object: &str,
-        metric: &str,
-    ) -> anyhow::Result<(String, String)> {
-        let hpa = self.hpa(object).await?;
-        let of = |list: &Value, field: &str| {
-            let list = list.as_array().into_iter().flatten();
-            let mut of_name = list.filter(|it| it["external"]["metric"]["name"] == metric);
-            let found = of_name.next().cloned().unwrap_or_default();
-            let external = &found["external"][field];
-            let value = external.get("averageValue").or(external.get("value"));
-            value.and_then(Value::as_str).unwrap_or_default().to_owned()
-        };
-        Ok((of(&hpa["status"]["currentMetrics"], "current"), of(&hpa["spec"]["metrics"], "target")))
-    }
-
-    pub(crate) async fn hpa(&self, object: &str) -> anyhow::Result<Value> {
-        self.get("HorizontalPodAutoscaler", &format!("keda-hpa-{object}")).await
-    }
-
-    /// The value of a metric as the HPA would get it now, as a quantity.
-    pub(crate) async fn value(&self, object: &str, metric: &str) -> anyhow::Result<String> {
-        let namespace = &self.namespace;
-        let path = format!(
-            "/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/{metric}\
-             ?labelSelector=scaledobject.keda.sh%2Fname%3D{object}"
-        );
-        let list = self.cluster.api.get(&path).await?;
-        Ok(list["items"][0]["value"].as_str().context("there is no value")?.to_owned())
-    }
-
-    /// Status, reason and message.
-    pub(crate) async fn condition(
-        &self,
-        object: &str,
-        kind: &str,
-    ) -> anyhow::Result<(String, String, String)> {
-        Ok(condition(&self.get("ScaledObject", object).await?, kind))
-    }
-
-    pub(crate) async fn has_condition(
-        &self,
-        object: &str,
-        kind: &str,
-        status: &str,
-    ) -> anyhow::Result<()> {
-        let look = async || self.condition(object, kind).await;
-        let what = format!("{kind} is {status}");
-        until(&what, ROUNDS, look, |seen| seen.0 == status).await.map(drop)
-    }
-
-    /// What is said about this object.
-    pub(crate) async fn events(&self, object: &str) -> anyhow::Result<Vec<String>> {
-        let events = self.get("Event", "").await?;
-        let items = events["items"].as_array().into_iter().flatten();
-        let about = items.filter(|event| event["involvedObject"]["name"] == object);
-        Ok(about.map(|event| event["message"].to_string()).collect())
-    }
-
-    /// An event about this object says so.
-    pub(crate) async fn has_event(&self, object: &str, words: &str) -> anyhow::Result<()> {
-        let look = async || self.events(object).await;
-        let what = format!("an event of {object} with \"{words}\"");
-        let told = |seen: &Vec<String>| seen.iter().any(|message| message.contains(words));
-        until(&what, ROUNDS, look, told).await.map(drop)
-    }
-}
-
-pub(crate) async fn secret(
-    cluster: &Cluster,
-    namespace: &str,
-    name: &str,
-    data: &Value,
-) -> anyhow::Result<()> {
-    let metadata = json!({"name": name, "namespace": namespace});
-    cluster
-        .api
-        .apply(&json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data,
-        }))
-        .await
-}
-
-/// One that takes the keys from the Secret `datadog-keys`.
-pub(crate) fn authentication(kind: &str, namespace: Option<&str>, name: &str) -> Value {
-    let parameters = ["apiKey", "appKey", "datadogSite"]
-        .map(|key| json!({"parameter": key, "name": "datadog-keys", "key": key}));
-    json!({
-        "apiVersion": "keda.sh/v1alpha1",
-        "kind": kind,
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {"secretTargetRef": parameters},
-    })
 }
 
 /// A file of it.
 pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// A ScaledObject or a ScaledJob that is asked for each second, and quick to come down.
-pub(crate) fn hastened(mut object: Value) -> Value {
-    let is_job = object["kind"] == "ScaledJob";
-    let spec = &mut object["spec"];
-    spec["pollingInterval"] = 1.into();
-    if !is_job {
-        let quick = json!({"stabilizationWindowSeconds": 0,
-            "policies": [{"type": "Pods", "value": 100, "periodSeconds": 1}]});
-        spec["cooldownPeriod"] = SOON_SECONDS.into();
-        spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] =
-            json!({"scaleDown": quick, "scaleUp": quick});
-    }
-    object
-}
-
-/// The fields of `more` in place of those of `base`.
-fn merged(mut base: Value, more: &Value) -> Value {
-    let (Some(fields), Some(more)) = (base.as_object_mut(), more.as_object()) else { return base };
-    for (key, value) in more {
-        fields.insert(key.clone(), value.clone());
-    }
-    base
 }

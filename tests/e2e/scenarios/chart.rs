@@ -133,10 +133,27 @@ pub(super) async fn rights(scene: Scene) -> Outcome {
             ensure!(is_as_granted, "{feature}: {told}, with {values}");
             *if expected.is_some() { &mut refused } else { &mut answered } += 1;
         }
+        is_reached(&stage, &helm).await?;
         stage.end_scaler().await?;
     }
     agent.undefine().await?;
     Ok(format!("{} grants: {answered} answered, {refused} told what is missing", grants().len()))
+}
+
+/// By what `helm test` runs in a Pod.
+async fn is_reached(stage: &Stage, helm: &Helm) -> anyhow::Result<()> {
+    let flags = ["--show-only", "templates/tests/reach.yaml"];
+    let pods = helm.template(&stage.namespace, &flags).await?;
+    let arguments = pods[0]["spec"]["containers"][0]["args"].as_array().context("no arguments")?;
+    let arguments: Vec<&str> = arguments.iter().filter_map(Value::as_str).collect();
+    let [command, through] = &arguments[..] else { bail!("the test runs {arguments:?}") };
+    // The name of the Service is none without DNS.
+    let address = "--through=rights-keda-datadog-scaler.keda:9090";
+    ensure!(*through == address, "the test asks {through}");
+    let tested = stage.run(&[command, &format!("--through={}", stage.scaler_address())]).await?;
+    let told = String::from_utf8_lossy(&tested.stdout);
+    ensure!(tested.status.success() && told.contains(" serves"), "{told}");
+    Ok(())
 }
 
 /// A trigger for each feature.
