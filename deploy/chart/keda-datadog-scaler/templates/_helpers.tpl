@@ -1,8 +1,9 @@
+{{/* A label has 63 characters at most, and `-test` is one too. */}}
 {{- define "scaler.name" -}}
-{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 58 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* 63 characters are what a Service's name may have, less what is added to it. */}}
+{{/* 63 characters are what a Service's name may have; what has more added to it may have 253. */}}
 {{- define "scaler.fullname" -}}
 {{- $name := include "scaler.name" . -}}
 {{- if .Values.fullnameOverride -}}
@@ -69,7 +70,7 @@ subjects:
 {{/* As a JSON list; empty if it serves all. */}}
 {{- define "scaler.namespaces" -}}
 {{- $namespaces := list -}}
-{{- range splitList "," .Values.watchNamespace -}}
+{{- range splitList "," (.Values.watchNamespace | default "") -}}
 {{- with trim . }}{{ $namespaces = append $namespaces . }}{{ end -}}
 {{- end -}}
 {{- uniq $namespaces | toJson -}}
@@ -79,10 +80,11 @@ subjects:
 {{- if .Values.tls.certManager.enabled -}}
 {{- include "scaler.fullname" . }}-tls
 {{- else -}}
-{{- .Values.tls.existingSecret -}}
+{{- .Values.tls.existingSecret | default "" -}}
 {{- end -}}
 {{- end -}}
 
+{{/* A Secret with what a client of the scaler needs. */}}
 {{- define "scaler.clientSecret" -}}
 {{- if .Values.tls.clientExistingSecret -}}
 {{- .Values.tls.clientExistingSecret -}}
@@ -90,6 +92,21 @@ subjects:
 {{- /* The server's has the CA in it, which is enough where no certificate is shown. */ -}}
 {{- include "scaler.fullname" . }}-{{ .Values.tls.clientAuth | ternary "client" "tls" }}
 {{- end -}}
+{{- end -}}
+
+{{/* That of the server stays where the scaler is. */}}
+{{- define "scaler.clientSecretNamespace" -}}
+{{- if or .Values.tls.clientExistingSecret .Values.tls.clientAuth -}}
+{{- include "scaler.kedaNamespace" . -}}
+{{- else -}}
+{{- .Release.Namespace -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether there is something for `helm test`: who connects needs KEDA's side, and the Secret with it. */}}
+{{- define "scaler.isTested" -}}
+{{- $isHere := eq (include "scaler.clientSecretNamespace" .) .Release.Namespace -}}
+{{- if or (not (include "scaler.tlsSecret" .)) (and (include "scaler.clientSecret" .) $isHere) -}}true{{- end -}}
 {{- end -}}
 
 {{/* Whether the pod needs a token of its service account. */}}
