@@ -2,7 +2,7 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* 63 characters are what a Service's name may have, less what is added to it. */}}
+{{/* 63 characters are what a Service's name may have. */}}
 {{- define "scaler.fullname" -}}
 {{- $name := include "scaler.name" . -}}
 {{- if .Values.fullnameOverride -}}
