@@ -60,7 +60,7 @@ pub struct Check {
     context: Option<String>,
 
     /// Only triggers with this index in their object, or with this name
-    #[arg(long, value_name = "INDEX|NAME")]
+    #[arg(long, value_name = "INDEX|NAME", requires = "triggers")]
     trigger: Option<String>,
 
     /// Replicas that there are, to tell what the HPA would ask for

@@ -1,6 +1,6 @@
 //! The Kubernetes API with the rights of an administrator: JSON in, JSON out.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use axum::http::{Method, Request, header};
@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 const APPLY: &str = "application/apply-patch+yaml";
 const MERGE: &str = "application/merge-patch+json";
+/// Of a request, which is short here.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
 pub(crate) struct Api {
@@ -24,6 +26,9 @@ impl Api {
         let options = KubeConfigOptions::default();
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
         config.proxy_url = None;
+        // Also outside of scenarios, which have bounds, no wait is without an end.
+        config.read_timeout = Some(PATIENCE);
+        config.reset_reader_on_write = true;
         Ok(Self { client: Client::try_from(config)? })
     }
 

@@ -23,13 +23,14 @@ use crate::{
 };
 
 /// How long anything here may take to be ready.
-const START: Duration = Duration::from_mins(1);
+const START: Duration = Duration::from_mins(2);
 /// How often an HPA looks, so that a scenario takes seconds where it would take minutes.
 pub(crate) const QUICK_SYNC: Duration = seconds(3);
 /// What Kubernetes does by default.
 pub(crate) const USUAL_SYNC: Duration = seconds(15);
-/// A bound for what needs a round of KEDA and one of the HPA.
-pub(crate) const ROUNDS: Duration = seconds(45);
+/// A bound for what needs a round of KEDA and one of the HPA, also where an account that failed is
+/// tried each half minute, and a machine is busy.
+pub(crate) const ROUNDS: Duration = seconds(60);
 /// What a scaler runs by.
 pub(crate) const INSTALLED: &str = "deploy/install.yaml";
 /// The file with which one is an administrator.

@@ -118,13 +118,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     };
     let mut is_fine = true;
     for keda in versions {
-        let (kubernetes, keda_tools) = match (Tools::kubernetes(), Tools::keda(keda)) {
-            (Err(error), _) | (_, Err(error)) if error.is::<NoGo>() => {
+        // Helm too: a scenario that builds it would keep all others waiting, some in vain.
+        let found = || anyhow::Ok((Tools::kubernetes()?, Tools::keda(keda)?, Tools::helm()?));
+        let (kubernetes, keda_tools, _helm) = match found() {
+            Err(error) if error.is::<NoGo>() => {
                 let names: Vec<&str> = chosen.iter().map(|scenario| scenario.name).collect();
                 println!("skipped with KEDA {}: {}; {error}", keda.version(), names.join(", "));
                 continue;
             }
-            (kubernetes, keda_tools) => (kubernetes?, keda_tools?),
+            found => found?,
         };
         let since = Instant::now();
         let logs = directory.join(keda.version());
@@ -205,6 +207,8 @@ async fn run_one(scenario: Scenario, scene: Scene) -> bool {
         Ok(None) => Ok(String::new()),
         Err(_) => Err(anyhow::anyhow!("not done within {:?}", scenario.bound)),
     };
+    // Else it would go on making what is cleared.
+    running.shutdown().await;
     // So that KEDA does not go on asking a scaler that is gone.
     let cleared = cluster.clear(name).await;
     let outcome = outcome.and_then(|seen| cleared.map(|()| seen));

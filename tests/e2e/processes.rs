@@ -113,7 +113,7 @@ pub(crate) fn end_leftovers(logs: &Path) -> anyhow::Result<()> {
 }
 
 /// Of a process, if there is one with this id.
-pub(crate) fn command_line(id: &str) -> Option<String> {
+fn command_line(id: &str) -> Option<String> {
     let ps = std::process::Command::new("ps").args(["-ww", "-o", "args=", "-p", id]).output();
     let line = String::from_utf8(ps.ok()?.stdout).ok()?;
     let line = line.trim_end();

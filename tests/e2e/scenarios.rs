@@ -86,7 +86,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         core(scenario!("scaled-object", 240, life::scaled_object)),
         core(scenario!("push", 240, push::push)),
         core(scenario!("tls", 240, tls::tls)),
-        core(scenario!("examples", 60, examples::dry_run)),
+        core(scenario!("examples", 120, examples::dry_run)),
         scenario!("rotated-keys", 400, credentials::rotated),
         scenario!("scaler-restarts", 300, restarts::scaler),
         scenario!("cluster-agent-https", 240, cluster_agent::https),

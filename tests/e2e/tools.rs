@@ -3,24 +3,24 @@
 use std::{
     env,
     ffi::OsStr,
-    fs,
+    fs::{self, File},
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, bail, ensure};
-
-use crate::processes::command_line;
+use anyhow::{Context as _, ensure};
 
 /// The name of the directory in the cache.
 const CACHE: &str = "keda-datadog-scaler-e2e";
-/// How the name of a directory ends that is being built, after the id of who builds it.
-const UNFINISHED: &str = ".unfinished";
+/// In each directory: who holds it keeps that directory.
+const LOCK: &str = "in-use.lock";
 
 /// A directory with executables, named as their packages are.
 pub(crate) struct Tools {
     directory: PathBuf,
+    _lock: File,
 }
 
 /// There is no Go to build with, and an earlier run has not built it.
@@ -130,14 +130,15 @@ impl Tools {
         let cache = cache()?;
         let directory = cache.join(format!("{name}-{:016x}", fingerprint(&module, ldflags)?));
         if directory.is_dir() {
-            return Ok(Self { directory });
+            let lock = keep(&directory)?;
+            return Ok(Self { directory, _lock: lock });
         }
         if Command::new("go").arg("version").stdout(Stdio::null()).status().is_err() {
             return Err(NoGo { wanted: name.to_owned() }.into());
         }
         println!("building {name} into {}, which takes minutes", cache.display());
-        let unfinished = cache.join(format!("{name}-{}{UNFINISHED}", std::process::id()));
-        fs::create_dir_all(&unfinished)?;
+        let unfinished = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&cache)?;
+        let mut lock = keep(unfinished.path())?;
         let built = go(&module)
             .args([
                 "build",
@@ -147,21 +148,18 @@ impl Tools {
                 &format!("-s -w {ldflags}"),
                 "-o",
             ])
-            .arg(&unfinished)
+            .arg(unfinished.path())
             .arg("tool")
             .status();
-        if !built?.success() {
-            fs::remove_dir_all(&unfinished)?;
-            bail!("`go build` of {} has failed", module.display());
-        }
-        finish(&module, &unfinished)?;
+        ensure!(built?.success(), "`go build` of {} has failed", module.display());
+        finish(&module, unfinished.path())?;
         // So that what is there is whole. Another run may have been quicker.
         if let Err(error) = fs::rename(&unfinished, &directory) {
-            fs::remove_dir_all(&unfinished)?;
             ensure!(directory.is_dir(), error);
+            lock = keep(&directory)?;
         }
-        remove_older(&cache, name, &directory)?;
-        Ok(Self { directory })
+        remove_older(&cache, name)?;
+        Ok(Self { directory, _lock: lock })
     }
 }
 
@@ -188,19 +186,23 @@ fn cache() -> anyhow::Result<PathBuf> {
     Ok(cache)
 }
 
-/// What else there is of a module: of other fingerprints, and what nobody builds any more.
-fn remove_older(cache: &Path, name: &str, current: &Path) -> anyhow::Result<()> {
+/// Until the file is closed, nobody removes this directory.
+fn keep(directory: &Path) -> io::Result<File> {
+    let file = File::create(directory.join(LOCK))?;
+    file.lock_shared()?;
+    Ok(file)
+}
+
+/// What there is of a module that no run has in use: of other fingerprints, and half built.
+fn remove_older(cache: &Path, name: &str) -> anyhow::Result<()> {
     for entry in fs::read_dir(cache)? {
         let path = entry?.path();
         let file = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-        let Some(rest) = file.strip_prefix(name).and_then(|it| it.strip_prefix('-')) else {
+        if !file.strip_prefix(name).is_some_and(|rest| rest.starts_with('-')) {
             continue;
-        };
-        let is_over = match rest.strip_suffix(UNFINISHED) {
-            Some(id) => command_line(id).is_none(),
-            None => path != current,
-        };
-        if is_over {
+        }
+        let lock = File::create(path.join(LOCK))?;
+        if lock.try_lock().is_ok() {
             println!("removing {}, which is not used any more", path.display());
             fs::remove_dir_all(&path)?;
         }

@@ -102,11 +102,12 @@ async fn it_takes_what_keda_shows() {
 }
 
 #[test]
-fn there_is_nothing_to_follow_without_a_trigger() {
+fn there_is_nothing_to_follow_or_to_choose_without_a_trigger() {
     let parse =
         |flags: &[&str]| Cli::try_parse_from([&["keda-datadog-scaler", "check"], flags].concat());
     let through = ["--through", "127.0.0.1:9090"];
     let Command::Check(_) = parse(&through).unwrap().command else { panic!("it is `check`") };
     assert!(parse(&[&through[..], &["--watch"]].concat()).is_err());
+    assert!(parse(&[&through[..], &["--trigger", "0"]].concat()).is_err());
     assert!(parse(&[]).is_err());
 }

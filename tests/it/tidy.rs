@@ -279,6 +279,16 @@ fn the_deployment_uses_only_flags_that_exist() {
     }
 }
 
+/// A release finds out too late: its tag is there by then.
+#[test]
+fn the_chart_has_the_version_of_the_program() {
+    let chart = read("deploy/chart/keda-datadog-scaler/Chart.yaml");
+    for key in ["version", "appVersion"] {
+        let line = format!("\n{key}: {}\n", env!("CARGO_PKG_VERSION"));
+        assert!(chart.contains(&line), "{key}");
+    }
+}
+
 /// What the chart has no value of its own for can be set by `extraArgs`, and nothing else.
 #[test]
 fn the_chart_knows_every_flag() {
@@ -292,8 +302,9 @@ fn the_chart_knows_every_flag() {
     for flag in serve.get_arguments().filter_map(|argument| argument.get_long()) {
         // What the ports, the probes and the Service go by.
         let is_fixed = ["listen", "admin-listen", "help"].contains(&flag);
-        let is_set = deployment.contains(&format!("- --{flag}"))
-            || deployment.contains(&format!("\"--{flag}="));
+        let is_set = [format!("- --{flag}="), format!("- --{flag}\n"), format!("\"--{flag}=")]
+            .iter()
+            .any(|argument| deployment.contains(argument));
         let ways = [is_fixed, is_set, extra.contains(&flag)].map(usize::from);
         assert_eq!(ways.iter().sum::<usize>(), 1, "{flag}: {ways:?}");
     }

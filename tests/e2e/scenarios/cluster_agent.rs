@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The scaler looks each minute for what it could not watch; a round of KEDA comes on top.
-const LOOKED_FOR: Duration = seconds(75);
+const LOOKED_FOR: Duration = seconds(90);
 /// A watch that has begun is allowed until it ends, which is after two minutes.
 const WATCH: Duration = seconds(150);
 /// Of a poll that would come too late.
@@ -126,7 +126,7 @@ async fn pushes(stage: &Stage, agent: &ClusterAgent) -> Outcome {
 
     agent.set("pushed", 12.0).await?;
     let replicas = async || stage.replicas("pushed").await;
-    let took = until("active by push", seconds(3), replicas, |seen| *seen > 0).await?;
+    let took = until("active by push", seconds(5), replicas, |seen| *seen > 0).await?;
     stage.has_replicas("pushed", 3).await?;
     Ok(format!("active by push after {:.1} s", took.as_secs_f64()))
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Outcome, QUICK, Scene};
 use crate::{
     api::documents,
-    cluster::Cluster,
+    cluster::{Cluster, ROUNDS},
     stage::{DIAL, hastened, repository},
     wait::{always, seconds, until},
 };
@@ -94,7 +94,7 @@ pub(super) async fn who_answers(scene: Scene) -> Outcome {
         always("as it fell back", seconds(8), replicas, |seen| *seen == expected).await?;
         seen.push(format!("{before} to {expected}"));
         stage.datadog.mend().await?;
-        until("answered again", seconds(45), fallback, |status| status == "False").await?;
+        until("answered again", ROUNDS, fallback, |status| status == "False").await?;
     }
     Ok(format!("no data: {filled}; an outage: {}", seen.join(", ")))
 }

@@ -56,12 +56,11 @@ pub(super) async fn in_outage(scene: Scene) -> Outcome {
     always("as it was", seconds(20), look, |seen| *seen == (expected, 0)).await?;
 
     stage.datadog.mend().await?;
-    // An account that failed is tried each half minute.
     let answered = async || Ok(stage.datadog.calls().last().is_some_and(|call| call.status == 200));
-    until("answered again", seconds(60), answered, |is_answered| *is_answered).await?;
+    until("answered again", ROUNDS, answered, |is_answered| *is_answered).await?;
     stage.datadog.set(200.0).await?;
     let replicas = async || stage.replicas("receipts").await;
-    let took = until("active by push", seconds(5), replicas, |seen| *seen > 0).await?;
+    let took = until("active by push", seconds(10), replicas, |seen| *seen > 0).await?;
     Ok(format!("silent for 20 s, then active after {:.1} s", took.as_secs_f64()))
 }
 
