@@ -53,7 +53,7 @@ pub(crate) struct Program<'a> {
     pub(crate) name: &'a str,
     pub(crate) path: &'a Path,
     pub(crate) arguments: Vec<String>,
-    pub(crate) environment: Vec<(&'static str, String)>,
+    pub(crate) environment: Vec<(&'a str, String)>,
 }
 
 impl Program<'_> {

@@ -51,8 +51,8 @@ pub(crate) struct Stage {
     pub(crate) is_of_all_namespaces: bool,
     binary: PathBuf,
     ports: Ports,
-    /// Whose triggers it serves, and with what rights.
-    tenancy: Vec<String>,
+    /// Whose triggers it serves, and with what rights: its environment.
+    tenancy: Vec<(String, String)>,
     /// Beside those that all scenarios have.
     flags: Vec<String>,
     scaler: Mutex<Option<Process>>,
@@ -99,12 +99,13 @@ impl Stage {
     }
 
     pub(crate) async fn start_scaler(&mut self, flags: &[&str]) -> anyhow::Result<()> {
+        let namespace = self.namespace.clone();
         self.tenancy = vec![
-            "--kubernetes=on".to_owned(),
-            format!("--own-account-namespaces={}", self.namespace),
+            ("SCALER_KUBERNETES".to_owned(), "on".to_owned()),
+            ("SCALER_OWN_ACCOUNT_NAMESPACES".to_owned(), namespace.clone()),
         ];
         if !self.is_of_all_namespaces {
-            self.tenancy.push(format!("--namespaces={}", self.namespace));
+            self.tenancy.push(("SCALER_NAMESPACES".to_owned(), namespace));
         }
         self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         self.restart_scaler().await
@@ -120,12 +121,12 @@ impl Stage {
         let account = pod["serviceAccountName"].as_str().context("there is no account")?;
         let kubeconfig = self.logs.join("scaler.kubeconfig");
         self.cluster.kubeconfig(&kubeconfig, &self.namespace, account).await?;
-        let arguments =
-            pod["containers"][0]["args"].as_array().context("there are no arguments")?;
-        let arguments = arguments.iter().filter_map(Value::as_str);
-        // The Secret is in the environment instead: there is no kubelet to mount it.
-        let known = arguments.filter(|it| *it != "serve" && !it.starts_with("--credentials-dir"));
-        self.tenancy = known.map(ToOwned::to_owned).collect();
+        let variables = pod["containers"][0]["env"].as_array().context("there are no settings")?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let settings = variables.iter().map(|it| (text(&it["name"]), text(&it["value"])));
+        // There is no kubelet to mount the Secret, so the keys are in the environment as well.
+        let known = settings.filter(|(name, _)| name != "SCALER_CREDENTIALS_DIR");
+        self.tenancy = known.collect();
         self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         self.restart_scaler().await
     }
@@ -162,20 +163,18 @@ impl Stage {
             "--log-format=text".into(),
             "--drain-delay=1s".into(),
         ];
-        arguments.extend(self.tenancy.iter().chain(&self.flags).cloned());
-        let program = Program {
-            name: "scaler",
-            path: &self.binary,
-            arguments,
-            environment: vec![
-                ("KUBECONFIG", self.logs.join("scaler.kubeconfig").display().to_string()),
-                ("DD_API_KEY", API_KEY.into()),
-                ("DD_APP_KEY", APP_KEY.into()),
-                ("DD_SITE", self.datadog.site.clone()),
-                ("HTTPS_PROXY", self.cluster.proxy.url()),
-                ("NO_PROXY", "127.0.0.1".into()),
-            ],
-        };
+        arguments.extend(self.flags.iter().cloned());
+        let kubeconfig = self.logs.join("scaler.kubeconfig").display().to_string();
+        let mut environment = vec![
+            ("KUBECONFIG", kubeconfig),
+            ("DD_API_KEY", API_KEY.into()),
+            ("DD_APP_KEY", APP_KEY.into()),
+            ("DD_SITE", self.datadog.site.clone()),
+            ("HTTPS_PROXY", self.cluster.proxy.url()),
+            ("NO_PROXY", "127.0.0.1".into()),
+        ];
+        environment.extend(self.tenancy.iter().map(|(name, value)| (&**name, value.clone())));
+        let program = Program { name: "scaler", path: &self.binary, arguments, environment };
         let mut scaler = self.scaler.lock().await;
         ensure!(scaler.is_none(), "a scaler is running");
         *scaler = Some(program.start(&self.logs)?);

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -272,8 +273,16 @@ fn the_deployment_uses_only_flags_that_exist() {
         let deployment = documents.iter().find(|it| it["kind"] == "Deployment").unwrap();
         let container = &deployment["spec"]["template"]["spec"]["containers"][0];
         let arguments = container["args"].as_array().unwrap().iter();
-        let arguments = arguments.map(|text| text.as_str().unwrap());
-        let called = ["keda-datadog-scaler"].into_iter().chain(arguments);
+        let mut called = vec!["keda-datadog-scaler".to_owned()];
+        called.extend(arguments.map(|text| text.as_str().unwrap().to_owned()));
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        for variable in container["env"].as_array().unwrap() {
+            let name = variable["name"].as_str().unwrap();
+            let flag = serve.get_arguments().find(|it| it.get_env() == Some(OsStr::new(name)));
+            let flag = flag.unwrap_or_else(|| panic!("{name} is of no flag")).get_long().unwrap();
+            called.push(format!("--{flag}={}", variable["value"].as_str().unwrap()));
+        }
         let command = Cli::try_parse_from(called).unwrap().command;
         assert!(matches!(command, Command::Serve(_)), "{path}");
     }
@@ -296,17 +305,19 @@ fn the_chart_knows_every_flag() {
         serde_json::from_str(&read("deploy/chart/keda-datadog-scaler/values.schema.json")).unwrap();
     let extra = schema["properties"]["extraArgs"]["propertyNames"]["enum"].as_array().unwrap();
     let extra: Vec<&str> = extra.iter().map(|flag| flag.as_str().unwrap()).collect();
-    let deployment = read("deploy/chart/keda-datadog-scaler/templates/deployment.yaml");
+    let template = read("deploy/chart/keda-datadog-scaler/templates/_helpers.tpl");
     let command = Cli::command();
     let serve = command.find_subcommand("serve").unwrap();
-    for flag in serve.get_arguments().filter_map(|argument| argument.get_long()) {
+    for argument in serve.get_arguments() {
+        let Some(flag) = argument.get_long() else { continue };
         // What the ports, the probes and the Service go by.
         let is_fixed = ["listen", "admin-listen", "help"].contains(&flag);
-        let is_set = [format!("- --{flag}="), format!("- --{flag}\n"), format!("\"--{flag}=")]
-            .iter()
-            .any(|argument| deployment.contains(argument));
+        let is_set = template.contains(&format!("set $flags \"{flag}\" "));
         let ways = [is_fixed, is_set, extra.contains(&flag)].map(usize::from);
         assert_eq!(ways.iter().sum::<usize>(), 1, "{flag}: {ways:?}");
+        // As the template makes the one of the other.
+        let variable = format!("SCALER_{}", flag.to_uppercase().replace('-', "_"));
+        assert!(flag == "help" || argument.get_env() == Some(OsStr::new(&variable)), "{flag}");
     }
     for flag in extra {
         assert!(serve.get_arguments().any(|argument| argument.get_long() == Some(flag)), "{flag}");

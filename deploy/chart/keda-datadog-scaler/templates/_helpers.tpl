@@ -109,6 +109,65 @@ subjects:
 {{- if or (not (include "scaler.tlsSecret" .)) (and (include "scaler.clientSecret" .) $isHere) -}}true{{- end -}}
 {{- end -}}
 
+{{/* Flags of `serve` and their values, as a JSON object of strings. */}}
+{{- define "scaler.flags" -}}
+{{- $flags := dict -}}
+{{- range $flag, $value := .Values.extraArgs -}}
+{{- if kindIs "string" $value -}}
+{{- $_ := set $flags $flag $value -}}
+{{- else if not (eq (toJson $value) "false") -}}
+{{- $_ := set $flags $flag (toJson $value) -}}
+{{- end -}}
+{{- end -}}
+{{- /* Never `auto`, which is off where there is no token. */ -}}
+{{- $_ := set $flags "kubernetes" (.Values.kubernetes.enabled | ternary "on" "off") -}}
+{{- if .Values.kubernetes.enabled -}}
+{{- $_ := set $flags "keda-namespace" (include "scaler.kedaNamespace" .) -}}
+{{- end -}}
+{{- with include "scaler.namespaces" . | fromJsonArray -}}
+{{- $_ := set $flags "namespaces" (join "," .) -}}
+{{- end -}}
+{{- with .Values.ownAccount -}}
+{{- if .existingSecret -}}
+{{- $_ := set $flags "credentials-dir" "/etc/datadog" -}}
+{{- end -}}
+{{- with .namespaces -}}
+{{- $_ := set $flags "own-account-namespaces" (join "," .) -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.clusterAgent -}}
+{{- if ne .source "auto" -}}
+{{- $_ := set $flags "cluster-agent-source" .source -}}
+{{- end -}}
+{{- with .namespaces -}}
+{{- $_ := set $flags "cluster-agent-namespaces" (join "," .) -}}
+{{- end -}}
+{{- with .url -}}
+{{- $_ := set $flags "cluster-agent-url" . -}}
+{{- end -}}
+{{- if and .url .existingSecret -}}
+{{- $_ := set $flags "cluster-agent-token-file" "/etc/cluster-agent/token" -}}
+{{- end -}}
+{{- if .caExistingSecret -}}
+{{- $_ := set $flags "cluster-agent-ca" "/etc/cluster-agent-ca/ca.crt" -}}
+{{- end -}}
+{{- with .serverName -}}
+{{- $_ := set $flags "cluster-agent-server-name" . -}}
+{{- end -}}
+{{- if .unsafeSsl -}}
+{{- $_ := set $flags "cluster-agent-unsafe-ssl" "true" -}}
+{{- end -}}
+{{- end -}}
+{{- if include "scaler.tlsSecret" . -}}
+{{- $_ := set $flags "tls-cert" "/etc/scaler-tls/tls.crt" -}}
+{{- $_ := set $flags "tls-key" "/etc/scaler-tls/tls.key" -}}
+{{- if .Values.tls.clientAuth -}}
+{{- $_ := set $flags "tls-client-ca" "/etc/scaler-tls/ca.crt" -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $flags -}}
+{{- end -}}
+
 {{/* Whether the pod needs a token of its service account. */}}
 {{- define "scaler.needsToken" -}}
 {{- if or .Values.kubernetes.enabled (and .Values.clusterAgent.url (not .Values.clusterAgent.existingSecret)) -}}true{{- end -}}
