@@ -69,7 +69,7 @@ impl ClusterAgent {
         }
         let all = path("DatadogMetric", None, "")?;
         let known = async || Ok(api.is_fine(&all).await);
-        until("known: DatadogMetrics", seconds(20), known, |known| *known).await.map(drop)
+        until("known: DatadogMetrics", seconds(60), known, |known| *known).await.map(drop)
     }
 
     /// The opposite; with it goes each DatadogMetric.
@@ -80,7 +80,7 @@ impl ClusterAgent {
             let path = path("CustomResourceDefinition", None, name)?;
             api.delete(&path).await?;
             let gone = async || Ok(api.find(&path).await?.is_none());
-            until("gone: the definition", seconds(20), gone, |gone| *gone).await?;
+            until("gone: the definition", seconds(60), gone, |gone| *gone).await?;
         }
         Ok(())
     }

@@ -16,15 +16,22 @@ use crate::{
     wait::{seconds, until},
 };
 
-/// Settings that cannot be, and what is said of them.
-const REFUSED: [(&str, &str); 7] = [
+/// Settings that cannot be, and what is said of them beside what they are.
+const REFUSED: [(&str, &str); 11] = [
     ("tls.existingSecret=a,tls.certManager.enabled=true", "exclude each other"),
     ("tls.certManager.enabled=true,tls.certManager.generateCA=false", "issuer.name` is missing"),
     ("tls.certManager.enabled=true,kedaNamespace=other", "in `kedaNamespace`"),
     ("ownAccount.existingSecret=,ownAccount.namespaces={shop}", "no `ownAccount.existingSecret`"),
+    ("ownAccount.keys.apiKey=", "minLength"),
     ("clusterAgent.unsafeSsl=true", "which is not set"),
+    (
+        "clusterAgent.url=https://a,clusterAgent.unsafeSsl=true,clusterAgent.serverName=b",
+        "looks at no name",
+    ),
+    ("clusterAgent.serverName=b", "needs the CA"),
     ("kubernetes.enabled=false,clusterAgent.source=crd", "needs `kubernetes.enabled`"),
-    ("extraArgs.refrsh=30s", "refrsh"),
+    ("service.port=443", "additional properties"),
+    ("extraArgs.refrsh=30s", "must be one of"),
 ];
 
 /// Everything that it makes of `ci/` is taken by Kubernetes, and nothing is made of what cannot be.
@@ -36,7 +43,7 @@ pub(super) async fn renderings(scene: Scene) -> Outcome {
     for kind in ["Certificate", "Issuer", "ServiceMonitor"] {
         let all = path(kind, None, "")?;
         let known = async || Ok(cluster.api.is_fine(&all).await);
-        until(&format!("known: each {kind}"), seconds(20), known, |known| *known).await?;
+        until(&format!("known: each {kind}"), seconds(60), known, |known| *known).await?;
     }
     let mut renderings = Vec::new();
     for rendered in [INSTALLED, "deploy/install-namespaced.yaml"] {

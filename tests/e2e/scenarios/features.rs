@@ -68,7 +68,14 @@ pub(super) async fn paused(scene: Scene) -> Outcome {
     until("gone: the HPA", ROUNDS, hpa, serde_json::Value::is_null).await?;
     let open = async || stage.metric("open_streams", &[]).await;
     until("closed: the streams", ROUNDS, open, |open| *open == 0.0).await?;
-    let asked = async || stage.metric("rpcs_total", &["\"GetMetrics\""]).await;
+    // Streams count as they end, a moment after they are closed.
+    let asked = async || {
+        let mut asked = 0.0;
+        for method in ["GetMetrics", "IsActive", "GetMetricSpec"] {
+            asked += stage.metric("rpcs_total", &[&format!("\"{method}\"")]).await?;
+        }
+        anyhow::Ok(asked)
+    };
     let before = asked().await?;
     stage.datadog.set(24.0).await?;
     always("not asked", seconds(8), asked, |count| *count <= before).await?;

@@ -4,7 +4,7 @@ use anyhow::ensure;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{Outcome, QUICK, Scene};
+use super::{Outcome, QUICK, Scene, strangers};
 use crate::{
     stage::LATE_SECONDS,
     wait::{always, seconds, until},
@@ -50,7 +50,9 @@ pub(super) async fn api_server(scene: Scene) -> Outcome {
     stage.start_scaler(&QUICK).await?;
     stage.datadog.set(12.0).await?;
     stage.deployment("app", 0).await?;
-    stage.scaled_object("app", &[stage.trigger(&json!({}))], &json!({})).await?;
+    let trigger = stage.trigger(&json!({}));
+    let metadata = trigger["metadata"].clone();
+    stage.scaled_object("app", &[trigger], &json!({})).await?;
     stage.has_replicas("app", 3).await?;
     let (before_answered, before_failed) = (stage.answers().await?, stage.failures().await?);
 
@@ -59,9 +61,11 @@ pub(super) async fn api_server(scene: Scene) -> Outcome {
     stage.datadog.set(24.0).await?;
     sleep(seconds(60)).await;
     let answers = stage.answers().await? - before_answered;
+    let value = strangers::ask(&stage, "app", &stage.namespace, metadata).await?;
     stage.cluster.bring_api_back().await?;
     let away = since.elapsed().as_secs();
     ensure!(answers > 0.0, "KEDA had no answer in {away} s without an API server");
+    ensure!(value == Ok(24.0), "without an API server, the new value is {value:?}");
     let recovered = stage.has_replicas("app", 5).await?;
 
     // And what is new is found.

@@ -4,11 +4,11 @@ use anyhow::{Context as _, ensure};
 use keda_datadog_scaler::proto::{
     GetMetricsRequest, ScaledObjectRef, external_scaler_client::ExternalScalerClient,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::{Code, transport::Channel};
 
 use super::{Outcome, QUICK, Scene};
-use crate::stage::FLAT;
+use crate::stage::{FLAT, Stage};
 
 const DENIED: Result<f64, Code> = Err(Code::PermissionDenied);
 
@@ -23,8 +23,6 @@ pub(super) async fn strangers(scene: Scene) -> Outcome {
     stage.scaled_object("app", &[trigger], &json!({})).await?;
     stage.has_replicas("app", 3).await?;
 
-    let channel = Channel::from_shared(format!("http://{}", stage.scaler_address()))?;
-    let scaler = ExternalScalerClient::new(channel.connect().await?);
     let own = ("app", namespace.as_str(), metadata.clone());
     let mut narrower = metadata.clone();
     narrower["query"] = FLAT.into();
@@ -35,22 +33,33 @@ pub(super) async fn strangers(scene: Scene) -> Outcome {
         ("of another query", ("app", &namespace, narrower), DENIED),
     ];
     for (what, (name, namespace, metadata), expected) in requests {
-        let object = ScaledObjectRef {
-            name: name.to_owned(),
-            namespace: namespace.to_owned(),
-            scaler_metadata: serde_json::from_value(metadata)?,
-        };
-        let metric_name = String::new();
-        let request = GetMetricsRequest { scaled_object_ref: Some(object), metric_name };
-        let answer = scaler.clone().get_metrics(request).await;
-        let value = match answer {
-            Ok(answer) => {
-                let values = answer.into_inner().metric_values;
-                Ok(values.first().context("there is no value")?.metric_value_float)
-            }
-            Err(status) => Err(status.code()),
-        };
+        let value = ask(&stage, name, namespace, metadata).await?;
         ensure!(value == expected, "a request {what} comes to {value:?}");
     }
     Ok("a request that no trigger makes is denied".to_owned())
+}
+
+/// What a scaler answers to who asks for the value of a trigger, as KEDA does.
+pub(super) async fn ask(
+    stage: &Stage,
+    name: &str,
+    namespace: &str,
+    metadata: Value,
+) -> anyhow::Result<Result<f64, Code>> {
+    let channel = Channel::from_shared(format!("http://{}", stage.scaler_address()))?;
+    let object = ScaledObjectRef {
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+        scaler_metadata: serde_json::from_value(metadata)?,
+    };
+    let metric_name = String::new();
+    let request = GetMetricsRequest { scaled_object_ref: Some(object), metric_name };
+    let answer = ExternalScalerClient::new(channel.connect().await?).get_metrics(request).await;
+    Ok(match answer {
+        Ok(answer) => {
+            let values = answer.into_inner().metric_values;
+            Ok(values.first().context("there is no value")?.metric_value_float)
+        }
+        Err(status) => Err(status.code()),
+    })
 }
