@@ -137,7 +137,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
         let cluster = Cluster::start(keda, kubernetes, &keda_tools, logs.clone()).await;
         let cluster = cluster.inspect_err(|_| println!("logs are in {}", logs.display()))?;
         println!("KEDA {}: ready after {:.1} s", keda.version(), since.elapsed().as_secs_f64());
-        is_fine &= run_all(&chosen, &Arc::new(cluster), &binary, arguments.jobs).await?;
+        let ran = run_all(&chosen, &Arc::new(cluster), &binary, arguments.jobs).await;
+        is_fine &= ran.inspect_err(|_| println!("logs are in {}", logs.display()))?;
         println!("KEDA {}: {:.0} s in all", keda.version(), since.elapsed().as_secs_f64());
     }
     if !is_fine {

@@ -19,6 +19,9 @@ const POLLING: Duration = seconds(30);
 /// From the third round on.
 const SETTLING: Duration = seconds(60);
 const PERIOD: Duration = seconds(300);
+/// Calls a minute of ours: six batches each 15 seconds, and one of the rounds at either end of the
+/// period more.
+const MOST: f64 = 24.0 + 6.0 / 5.0;
 
 /// 200 ScaledObjects at KEDA's defaults, each with a query of its own.
 pub(super) async fn two_hundred(scene: Scene) -> Outcome {
@@ -33,7 +36,8 @@ pub(super) async fn two_hundred(scene: Scene) -> Outcome {
     let built_in = measure(&stage, "datadog", Caller::BuiltIn).await?;
     let ours = measure(&stage, "external", Caller::Scaler).await?;
     stage.cluster.look_each(QUICK_SYNC).await?;
-    ensure!(ours < built_in / 10.0, "{ours} calls a minute, and {built_in} with the built-in");
+    let told = format!("{ours} calls a minute, and {built_in} with the built-in");
+    ensure!(ours <= MOST && built_in > 1_000.0, told);
     Ok(format!("{OBJECTS} objects: {built_in:.0} calls a minute built in, {ours:.0} with ours"))
 }
 

@@ -76,7 +76,7 @@ async fn begin(stage: &Stage) -> anyhow::Result<Value> {
     stage.has_condition("receipts", "Ready", "True").await?;
     let hpa = async || stage.hpa("receipts").await;
     until("there: the HPA", ROUNDS, hpa, |hpa| !hpa.is_null()).await?;
-    sleep(seconds(3)).await;
+    sleep(seconds(5)).await;
     Ok(object)
 }
 
