@@ -41,21 +41,6 @@ const fn coloured(colour: AnsiColor) -> Style {
     Style::new().fg_color(Some(Color::Ansi(colour)))
 }
 
-/// Likewise.
-pub(super) fn presence(presence: &Presence, width: usize) -> String {
-    let mut page = Page { text: String::new(), width: width.clamp(NARROWEST, WIDEST) };
-    page.line(format_args!("{BOLD}Scaler{BOLD:#}"));
-    let took = format!("answered after {:.1} ms", presence.took_ms);
-    match &presence.error {
-        None => page.paragraph(&format!("{} serves, {took}", presence.scaler)),
-        Some(error) => {
-            page.paragraph(&presence.scaler);
-            page.finding(Level::Error, error);
-        }
-    }
-    page.text
-}
-
 /// Lines of at most `width` columns, with colour.
 pub(super) fn trigger(examined: &Examined, width: usize) -> String {
     let mut page = Page { text: String::new(), width: width.clamp(NARROWEST, WIDEST) };
@@ -134,6 +119,21 @@ pub(super) fn trigger(examined: &Examined, width: usize) -> String {
         });
         page.hold(hold, examined.kind);
         page.findings(examined, Step::Hold);
+    }
+    page.text
+}
+
+/// Likewise.
+pub(super) fn presence(presence: &Presence, width: usize) -> String {
+    let mut page = Page { text: String::new(), width: width.clamp(NARROWEST, WIDEST) };
+    page.line(format_args!("{BOLD}Scaler{BOLD:#}"));
+    let took = format!("answered after {:.1} ms", presence.took_ms);
+    match &presence.error {
+        None => page.paragraph(&format!("{} serves, {took}", presence.scaler)),
+        Some(error) => {
+            page.paragraph(&presence.scaler);
+            page.finding(Level::Error, error);
+        }
     }
     page.text
 }
