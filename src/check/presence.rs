@@ -41,7 +41,7 @@ pub(super) async fn tell(
         error,
     };
     match output {
-        Output::Text { width } => write!(out, "{}", text::presence(&presence, width))?,
+        Output::Text { width } => write!(out, "{}", text::presence::summary(&presence, width))?,
         Output::Json => out.write_all(&json::document(&presence)?)?,
     }
     out.flush()?;

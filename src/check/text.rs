@@ -5,7 +5,6 @@ use textwrap::core::display_width;
 
 use super::{
     manifest::OF_METADATA,
-    presence::Presence,
     report::{
         Answer, Call, Credentials, Event, Evidence, Examined, Failed, Happening, Hold, Level,
         Outcome, ParameterSeen, Report, Scaling, Setting, Step,
@@ -14,6 +13,7 @@ use super::{
 use crate::{demand::Service, kubernetes::Kind, words::shorten};
 
 pub(super) mod comparison;
+pub(super) mod presence;
 mod series;
 mod chart;
 mod agent;
@@ -119,21 +119,6 @@ pub(super) fn trigger(examined: &Examined, width: usize) -> String {
         });
         page.hold(hold, examined.kind);
         page.findings(examined, Step::Hold);
-    }
-    page.text
-}
-
-/// Likewise.
-pub(super) fn presence(presence: &Presence, width: usize) -> String {
-    let mut page = Page { text: String::new(), width: width.clamp(NARROWEST, WIDEST) };
-    page.line(format_args!("{BOLD}Scaler{BOLD:#}"));
-    let took = format!("answered after {:.1} ms", presence.took_ms);
-    match &presence.error {
-        None => page.paragraph(&format!("{} serves, {took}", presence.scaler)),
-        Some(error) => {
-            page.paragraph(&presence.scaler);
-            page.finding(Level::Error, error);
-        }
     }
     page.text
 }

@@ -9,11 +9,13 @@ use anyhow::ensure;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::{api::documents, stage::repository, tools::Tools};
+use crate::{
+    api::documents,
+    stage::repository,
+    tools::{KUBERNETES, Tools},
+};
 
 pub(crate) const CHART: &str = "deploy/chart/keda-datadog-scaler";
-/// Of the Kubernetes that is built here.
-const KUBERNETES: &str = "1.35.4";
 
 pub(crate) struct Helm {
     tools: Tools,

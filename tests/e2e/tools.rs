@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
+/// Its version, as `tools/kubernetes/go.mod` pins it.
+pub(crate) const KUBERNETES: &str = "1.35.4";
 /// The name of the directory in the cache.
 const CACHE: &str = "keda-datadog-scaler-e2e";
 /// In each directory: who holds it keeps that directory.
@@ -65,7 +67,9 @@ impl Tools {
     /// etcd, kube-apiserver and kube-controller-manager.
     pub(crate) fn kubernetes() -> anyhow::Result<Self> {
         // Clients look at the version, which Kubernetes' own build writes in like this.
-        let version = [("gitVersion", "v1.35.4"), ("gitMajor", "1"), ("gitMinor", "35")]
+        let [major, minor] = [0, 1].map(|at| KUBERNETES.split('.').nth(at).unwrap_or_default());
+        let tag = format!("v{KUBERNETES}");
+        let version = [("gitVersion", &*tag), ("gitMajor", major), ("gitMinor", minor)]
             .map(|(name, value)| format!("-X k8s.io/component-base/version.{name}={value}"));
         Self::find_or_build("kubernetes", &version.join(" "), |_, _| Ok(()))
     }
